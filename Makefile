@@ -1,0 +1,56 @@
+# lamina: `make demo` shows it working, `make test` checks it. Both install what they need.
+PYTHON ?= python3
+VENV ?= .venv
+CORPUS ?= .cache/corpus
+SCRATCH ?= .cache/scratch
+RUNS ?= 3
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv test lint format demo bench corpus clean
+
+help:
+	@echo "make demo    build two small Debian systems, put both in a pool, show what is saved, run Python from the mount"
+	@echo "make test    lint, types and tests"
+	@echo "make bench   measure against squashfs and borg on real PyTorch images (CORPUS=DIR SCRATCH=DIR RUNS=N; 60 GB, hours)"
+	@echo "make venv    only the virtual environment ($(VENV))"
+	@echo "make format  let ruff put the code in order"
+	@echo "make clean   remove the environment and every cache"
+
+venv: $(STAMP)
+
+# Installed anew only when the dependencies may have changed: the install is editable, the code needs none.
+$(STAMP): pyproject.toml scripts/make-venv.sh
+	@bash scripts/make-venv.sh "$(VENV)" "$(PYTHON)"
+	@touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# fusermount3 for mounts of other users, setfacl to make trees that carry ACLs.
+test: lint
+	@bash scripts/apt-need.sh --try fusermount3=fuse3 setfacl=acl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+demo: $(STAMP)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash demo/run.sh
+
+corpus: $(STAMP)
+	$(BIN)/python -m benchmarks.corpus "$(CORPUS)"
+
+bench: corpus
+	@bash scripts/apt-need.sh mksquashfs=squashfs-tools squashfuse=squashfuse borg=borgbackup fusermount3=fuse3
+	$(BIN)/python -m benchmarks.space --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --peers squashfs,borg
+	$(BIN)/python -m benchmarks.imports --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
+	$(BIN)/python -m benchmarks.read --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
+	$(BIN)/python -m benchmarks.latency --corpus "$(CORPUS)" --scratch "$(SCRATCH)"
+
+clean:
+	rm -rf "$(VENV)" .cache .pytest_cache .hypothesis

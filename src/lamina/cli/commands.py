@@ -1,0 +1,54 @@
+"""The register of verbs: which module holds each and what it does in a line. Importing it imports no verb."""
+
+from importlib import import_module
+
+from lamina.cli.command import Command
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "create": ("create", "create a dataset"),
+    "destroy": ("destroy", "destroy a dataset or a snapshot"),
+    "rename": ("rename", "rename a dataset or a snapshot"),
+    "list": ("list", "list datasets, snapshots and images with their space"),
+    "get": ("get", "show properties and where their values come from"),
+    "set": ("set", "set properties"),
+    "inherit": ("inherit", "clear a property, so that it is inherited"),
+    "mount": ("mount", "mount a snapshot, a dataset or a whole pool; list mounts"),
+    "unmount": ("unmount", "undo a mount"),
+    "image import": ("image_import", "take container images into the pool"),
+    "image list": ("image_list", "list images and what each one costs"),
+    "image verify": ("image_verify", "compare an image with a directory, byte for byte"),
+    "pool create": ("pool_create", "make a directory a pool"),
+    "pool list": ("pool_list", "list pools and their space"),
+    "pool status": ("pool_status", "show the state of pools"),
+    "pool get": ("pool_get", "show properties of a pool"),
+    "version": ("version", "show the version"),
+    "help": ("help", "show the manual of a verb"),
+    "completion": ("completion", "print a completion script for a shell"),
+}
+"""Verb (one word or two) to module and summary, in the order of ``lamina help``."""
+
+ALIASES = {"umount": "unmount", "image ls": "image list", "ls": "list"}
+
+HIDDEN = {"__complete": "complete"}
+"""Verbs that programs call, not people."""
+
+GROUPS = ("image", "pool")
+"""First words that need a second one."""
+
+
+def load(verb: str) -> Command:
+    """Import the module of a verb (its full name, not an alias) and return its Command."""
+    module = HIDDEN[verb] if verb in HIDDEN else COMMANDS[verb][0]
+    command = import_module(f"lamina.cli.verbs.{module}").COMMAND
+    assert isinstance(command, Command)
+    return command
+
+
+def resolve(words: list[str]) -> tuple[str, list[str]] | None:
+    """Split ``["image", "import", "-q"]`` into ``("image import", ["-q"])``; None when no verb matches."""
+    for count in (2, 1):
+        verb = " ".join(words[:count])
+        verb = ALIASES.get(verb, verb)
+        if len(words) >= count and (verb in COMMANDS or verb in HIDDEN):
+            return verb, words[count:]
+    return None

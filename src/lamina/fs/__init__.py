@@ -1,0 +1,1 @@
+"""Trees: inodes, directories, extents; read views."""

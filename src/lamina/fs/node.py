@@ -1,0 +1,182 @@
+"""Tree nodes and their items, as bytes.
+
+A node is an object of kind NODE: magic ``LT``, version u8, level u8 (0 for leaves), count u32, the key lengths (u16 each),
+the value lengths (u32 each), all keys, all values; numbers little-endian. In an inner node an item's key is the last
+key below the child and its value the child's object key.
+
+Item keys sort as bytes: inode number (u64 big-endian), kind (u8), rest:
+
+    0 INODE                      mode, uid, gid, nlink (u32), size (u64), mtime, ctime, atime (s64 s and u32 ns each),
+                                 rdev (u64), flags (u32)
+    1 XATTR    name              value
+    2 SYMLINK                    target
+    3 DIRENT   cookie u64 BE     inode number (u64), type (u8, S_IFMT >> 12), name
+    4 EXTENT   offset u64 BE     length (u32), offset in the chunk (u32), chunk key (32 bytes)
+
+A dirent's cookie is a 48-bit hash of its name (high bits of XXH3-64, at least 1), then a 15-bit ordinal among equal
+hashes: positive as a loff_t, and stable while other names come and go.
+"""
+
+import struct
+from itertools import accumulate
+
+import xxhash
+
+from lamina.errors import DamagedData, SourceError
+from lamina.fs.types import Dirent, Extent, Inode, Totals
+
+INODE, XATTR, SYMLINK, DIRENT, EXTENT = range(5)
+COOKIE_SHIFT = 15
+MAX_ORDINAL = (1 << COOKIE_SHIFT) - 1
+NS = 1_000_000_000
+
+_NODE = struct.Struct("<2sBBI")
+_KEY = struct.Struct(">QB")
+_KEY_U64 = struct.Struct(">QBQ")
+_INODE = struct.Struct("<IIIIQqIqIqIQI")
+_DIRENT = struct.Struct("<QB")
+_EXTENT = struct.Struct("<II32s")
+_ROOT = struct.Struct("<2sBB32sQQQQQ")
+_VERSION = 1
+
+
+def inode_key(ino: int) -> bytes:
+    """Key of an inode's item; also the smallest key of the inode."""
+    return _KEY.pack(ino, INODE)
+
+
+def kind_key(ino: int, kind: int, rest: bytes = b"") -> bytes:
+    """Key of an item of an inode."""
+    return _KEY.pack(ino, kind) + rest
+
+
+def number_key(ino: int, kind: int, number: int) -> bytes:
+    """Key of a dirent (by cookie) or an extent (by file offset in bytes)."""
+    return _KEY_U64.pack(ino, kind, number)
+
+
+def key_number(key: bytes) -> int:
+    """The cookie or file offset in a key made by ``number_key``."""
+    return int.from_bytes(key[9:17], "big")
+
+
+def key_ino(key: bytes) -> int:
+    """The inode number in any key."""
+    return int.from_bytes(key[:8], "big")
+
+
+def name_cookie(name: bytes) -> int:
+    """The first cookie that the name can have."""
+    return max(xxhash.xxh3_64_intdigest(name) >> 16, 1) << COOKIE_SHIFT
+
+
+def give_cookies(names: list[bytes]) -> list[int]:
+    """A cookie for each name of a directory: names of equal hash get ordinals in their sorted order.
+
+    Raises ``SourceError`` where more names share a hash than there are ordinals.
+    """
+    cookies = [name_cookie(name) for name in names]
+    if len(set(cookies)) < len(cookies):
+        used: dict[int, int] = {}
+        for at in sorted(range(len(names)), key=names.__getitem__):
+            ordinal = used.get(cookies[at], 0)
+            used[cookies[at]] = ordinal + 1
+            if ordinal > MAX_ORDINAL:
+                raise SourceError("a directory has too many names with one hash")
+            cookies[at] += ordinal
+    return cookies
+
+
+def pack_inode(inode: Inode) -> bytes:
+    """Value of an INODE item."""
+    mtime, ctime, atime = divmod(inode.mtime_ns, NS), divmod(inode.ctime_ns, NS), divmod(inode.atime_ns, NS)
+    return _INODE.pack(
+        inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, *mtime, *ctime, *atime, inode.rdev, inode.flags
+    )
+
+
+def unpack_inode(ino: int, value: bytes) -> Inode:
+    """The inode in an INODE item."""
+    mode, uid, gid, nlink, size, ms, mn, cs, cn, as_, an, rdev, flags = _INODE.unpack(value)
+    return Inode(ino, mode, uid, gid, nlink, size, ms * NS + mn, cs * NS + cn, as_ * NS + an, rdev, flags)
+
+
+def pack_dirent(ino: int, mode_type: int, name: bytes) -> bytes:
+    """Value of a DIRENT item; ``mode_type`` is the S_IFMT bits of the mode."""
+    return _DIRENT.pack(ino, mode_type >> 12) + name
+
+
+def unpack_dirent(key: bytes, value: bytes) -> Dirent:
+    """The directory entry in a DIRENT item."""
+    ino, kind = _DIRENT.unpack_from(value)
+    return Dirent(value[9:], ino, kind << 12, key_number(key))
+
+
+def pack_extent(length: int, chunk_offset: int, key: bytes) -> bytes:
+    """Value of an EXTENT item."""
+    return _EXTENT.pack(length, chunk_offset, key)
+
+
+def unpack_extent(key: bytes, value: bytes) -> Extent:
+    """The extent in an EXTENT item."""
+    length, chunk_offset, chunk = _EXTENT.unpack(value)
+    return Extent(key_number(key), length, chunk, chunk_offset)
+
+
+def extent_chunk(value: bytes) -> bytes:
+    """The chunk key in an EXTENT item."""
+    return value[8:40]
+
+
+def pack_node(level: int, keys: list[bytes], values: list[bytes]) -> bytes:
+    """A node as bytes."""
+    count = len(keys)
+    return b"".join(
+        (
+            _NODE.pack(b"LT", _VERSION, level, count),
+            struct.pack(f"<{count}H", *map(len, keys)),
+            struct.pack(f"<{count}I", *map(len, values)),
+            *keys,
+            *values,
+        )
+    )
+
+
+class Node:
+    """A decoded node: parallel lists of keys and values, keys ascending."""
+
+    __slots__ = ("keys", "level", "values")
+
+    def __init__(self, data: bytes) -> None:
+        """Decode. Raises ``DamagedData`` where the bytes are no node."""
+        try:
+            magic, version, level, count = _NODE.unpack_from(data)
+            if magic != b"LT" or version != _VERSION or count == 0:
+                raise DamagedData("object is not a tree node of this version")
+            position = _NODE.size
+            key_lengths = struct.unpack_from(f"<{count}H", data, position)
+            value_lengths = struct.unpack_from(f"<{count}I", data, position + 2 * count)
+        except struct.error:
+            raise DamagedData("tree node is cut short") from None
+        ends = list(accumulate(key_lengths + value_lengths, initial=position + 6 * count))
+        if ends[-1] != len(data):
+            raise DamagedData("tree node has the wrong length")
+        parts = [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        self.level: int = level
+        self.keys: list[bytes] = parts[:count]
+        self.values: list[bytes] = parts[count:]
+
+
+def pack_root(height: int, node: bytes, totals: Totals) -> bytes:
+    """A root object: magic ``LR``, version, height, top node's key, then the totals as u64 each."""
+    return _ROOT.pack(
+        b"LR", _VERSION, height, node, totals.inodes, totals.files, totals.directories, totals.data_bytes, totals.next_ino
+    )
+
+
+def unpack_root(data: bytes) -> tuple[int, bytes, Totals]:
+    """(height, key of the top node, totals) of a root object. Raises ``DamagedData``."""
+    if len(data) != _ROOT.size or data[:2] != b"LR" or data[2] != _VERSION:
+        raise DamagedData("object is not a tree root of this version")
+    _, _, height, node, *sums = _ROOT.unpack(data)
+    return height, node, Totals(*sums)

@@ -1,0 +1,163 @@
+"""File contents to chunks: large files cut by content, small ones packed several to a chunk.
+
+Small files of neighbouring names share a chunk, which ends where a hash of a file's bytes says so: the same neighbours give the
+same chunk in every image, and a changed file changes only its own. Against an object a file this measured (five
+PyTorch images' files below 32 KiB) a fifth less space and a sixteenth of the objects to find on a cold walk.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import xxhash
+from blake3 import blake3
+
+from lamina.fs.node import EXTENT, number_key, pack_extent
+from lamina.fs.spool import ItemSpool
+from lamina.ingest.progress import Tally
+from lamina.ingest.tasks import Task, Workers
+from lamina.store.chunker import BUFFER, chunks_of, make_chunker
+from lamina.store.codec import Compression
+from lamina.store.record import Kind
+from lamina.store.writer import Encoded, StoreWriter
+
+if TYPE_CHECKING:
+    from pyfastcdc import FastCDC
+
+SMALL = 32 << 10
+"""Files of at most this many bytes are packed together."""
+
+_GROUP_LEAST = 16 << 10
+_GROUP_MOST = 128 << 10
+_GROUP_MASK = 15
+_IN_FLIGHT = 12 << 20
+_RUN = 4 << 20
+
+ReadInto = Callable[[memoryview], int]
+
+
+class ContentWriter:
+    """Stores file contents and adds their EXTENT items to a spool."""
+
+    def __init__(
+        self,
+        writer: StoreWriter,
+        spool: ItemSpool,
+        workers: Workers,
+        tally: Tally,
+        compression: Compression,
+        recordsize: int,
+    ) -> None:
+        self._writer = writer
+        self._spool = spool
+        self._workers = workers
+        self._tally = tally
+        self._compression = compression
+        self._recordsize = recordsize
+        self._chunkers: list[FastCDC] = []
+        self._buffers: list[bytearray] = []
+        self._group: list[bytes] = []
+        self._members: list[tuple[int, int]] = []
+        self._size = 0
+
+    def small(self, ino: int, data: bytes) -> None:
+        """Take a whole small file; it is stored with its neighbours. One thread only."""
+        if self._size + len(data) > _GROUP_MOST:
+            self.end_group()
+        self._group.append(data)
+        self._members.append((ino, len(data)))
+        self._size += len(data)
+        if self._size >= _GROUP_LEAST and xxhash.xxh3_64_intdigest(data) & _GROUP_MASK == 0:
+            self.end_group()
+
+    def end_group(self) -> None:
+        """Hand over the small files taken so far."""
+        if self._group:
+            self._workers.submit(self._store_group, self._group, self._members, queued=64)
+            self._group, self._members, self._size = [], [], 0
+
+    def _store_group(self, parts: list[bytes], members: list[tuple[int, int]]) -> None:
+        data = b"".join(parts)
+        key = blake3(data).digest()
+        if self._writer.claim((key,)):
+            self._writer.append((self._writer.encode(key, data, Kind.CHUNK, self._compression),))
+        items = []
+        offset = 0
+        for ino, size in members:
+            items.append((number_key(ino, EXTENT, 0), pack_extent(size, offset, key)))
+            offset += size
+        self._spool.add_many(items)
+        self._tally.add(len(members), offset)
+
+    def stream(self, ino: int, segments: list[tuple[int, ReadInto]]) -> tuple[list[tuple[bytes, bytes]], int]:
+        """Store a large file: for each segment its file offset and a reader of its bytes, what lies between is hole.
+
+        Returns its items, not yet in the spool, and the bytes they hold. Any thread.
+        """
+        chunker = self._chunkers.pop() if self._chunkers else make_chunker(self._recordsize)
+        buffer = self._buffers.pop() if self._buffers else bytearray(BUFFER)
+        pipeline = _Pipeline(self._writer, self._workers, self._compression)
+        items: list[tuple[bytes, bytes]] = []
+        total = 0
+        try:
+            for start, read_into in segments:
+                for chunks in chunks_of(read_into, chunker, buffer, start):
+                    keys = [blake3(view).digest() for _, view in chunks]
+                    pipeline.put(keys, [view for _, view in chunks])
+                    size = 0
+                    for key, (offset, view) in zip(keys, chunks, strict=True):
+                        items.append((number_key(ino, EXTENT, offset), pack_extent(len(view), 0, key)))
+                        size += len(view)
+                    total += size
+                    self._tally.add(0, size)
+            pipeline.finish()
+        finally:
+            self._chunkers.append(chunker)
+            self._buffers.append(buffer)
+        return items, total
+
+
+class _Pipeline:
+    """New chunks of one file: compressed by whoever is free, appended in order, in runs, so that a file lies together."""
+
+    def __init__(self, writer: StoreWriter, workers: Workers, compression: Compression) -> None:
+        self._writer = writer
+        self._workers = workers
+        self._compression = compression
+        self._tasks: deque[tuple[int, Task]] = deque()
+        self._in_flight = 0
+        self._run: list[Encoded] = []
+        self._run_size = 0
+
+    def put(self, keys: list[bytes], views: list[memoryview]) -> None:
+        fresh = self._writer.claim(keys)
+        if not fresh:
+            return
+        for key, view in zip(keys, views, strict=True):
+            if key in fresh:
+                fresh.discard(key)
+                data = bytes(view)
+                task = self._workers.submit_urgent(self._writer.encode, key, data, Kind.CHUNK, self._compression)
+                self._tasks.append((len(data), task))
+                self._in_flight += len(data)
+        while self._in_flight > _IN_FLIGHT:
+            self._take()
+
+    def finish(self) -> None:
+        while self._tasks:
+            self._take()
+        self._write()
+
+    def _take(self) -> None:
+        size, task = self._tasks.popleft()
+        encoded: Encoded = task.result()
+        self._in_flight -= size
+        self._run.append(encoded)
+        self._run_size += len(encoded.payload)
+        if self._run_size >= _RUN:
+            self._write()
+
+    def _write(self) -> None:
+        if self._run:
+            self._writer.append(self._run)
+            self._run, self._run_size = [], 0

@@ -1,0 +1,276 @@
+"""READ and LSEEK: from a range of a file to the parts of chunks, with sequential readers detected and served ahead."""
+
+import errno
+import os
+from bisect import bisect_right
+from collections.abc import Callable
+
+from lamina.errors import DamagedData
+from lamina.fs.types import Extent
+from lamina.mount import protocol
+from lamina.mount.data import ChunkCache, Decoder, Wanted
+from lamina.mount.namespace import Place
+from lamina.mount.push import Pusher
+
+_SMALL = 128 << 10
+"""Files up to this many bytes: all extents are taken at once, and the rest of the chunk is always pushed."""
+_SMALL_READ = 64 << 10
+"""Reads up to this many bytes count as small."""
+_WINDOW = 16 << 20
+"""Extents of a sequential reader are taken for this many bytes at a time."""
+_AHEAD_MIN = 2 << 20
+_AHEAD_MAX = 8 << 20
+_AHEAD_STEP = 1 << 20
+_MOST_STATES = 4096
+_MOST_PARTS = 1000
+"""``IOV_MAX`` is 1024 (limits.h)."""
+_ZEROS = memoryview(bytes(1 << 20))
+
+Part = tuple[bytes | None, int, int]
+"""(chunk key, first byte, end) in a chunk, or (None, 0, length) of a hole."""
+
+Report = Callable[[int, bytes, BaseException], None]
+"""Logs (node, chunk key, error) of a read that failed."""
+
+
+class FileState:
+    """What is remembered of a file that is being read."""
+
+    __slots__ = ("ahead", "extents", "ino", "next", "place", "run", "size", "starts", "window_end", "window_start")
+
+    def __init__(self, place: Place, ino: int, size: int) -> None:
+        self.place = place
+        self.ino = ino
+        self.size = size
+        self.next = 0
+        self.run = 0
+        self.ahead = 0
+        self.window_start = 0
+        self.window_end = 0
+        self.extents: list[Extent] = []
+        self.starts: list[int] = []
+
+    def load(self, start: int, end: int) -> None:
+        """Have the extents that touch [start, end)."""
+        self.extents = self.place.view.extents(self.ino, start, end)
+        self.starts = [extent.offset for extent in self.extents]
+        self.window_start, self.window_end = start, end
+
+    def parts(self, start: int, end: int) -> list[Part]:
+        """Where the bytes [start, end) are; they must be loaded."""
+        found: list[Part] = []
+        extents = self.extents
+        position = start
+        for index in range(max(bisect_right(self.starts, start) - 1, 0), len(extents)):
+            extent = extents[index]
+            offset = extent.offset
+            if offset >= end:
+                break
+            stop = min(offset + extent.length, end)
+            if stop <= position:
+                continue
+            if offset > position:
+                found.append((None, 0, offset - position))
+                position = offset
+            inside = extent.chunk_offset - offset
+            found.append((extent.key, inside + position, inside + stop))
+            position = stop
+        if position < end:
+            found.append((None, 0, end - position))
+        return found
+
+    def touching(self, start: int, end: int) -> list[Extent]:
+        """The loaded extents that touch [start, end)."""
+        first = max(bisect_right(self.starts, start) - 1, 0)
+        return [e for e in self.extents[first : bisect_right(self.starts, end - 1)] if e.offset + e.length > start]
+
+
+class Reader:
+    """Answers READ and LSEEK."""
+
+    def __init__(
+        self,
+        device: int,
+        cache: ChunkCache,
+        decoder: Decoder,
+        pusher: Pusher,
+        locate: Callable[[int], tuple[Place, int]],
+        known: dict[int, int],
+        report: Report,
+    ) -> None:
+        self._device = device
+        self._cache = cache
+        self._decoder = decoder
+        self._pusher = pusher
+        self._locate = locate
+        self._known = known
+        self._report = report
+        self._states: dict[int, FileState] = {}
+
+    def forget(self, node: int) -> None:
+        """The kernel has dropped an inode."""
+        self._states.pop(node, None)
+
+    def _state(self, node: int) -> FileState:
+        state = self._states.get(node)
+        if state is None:
+            place, ino = self._locate(node)
+            size = self._known.get(node)
+            if size is None:
+                size = place.view.inode(ino).size
+            state = FileState(place, ino, size)
+            if len(self._states) >= _MOST_STATES:
+                for old in list(self._states)[: _MOST_STATES // 4]:
+                    del self._states[old]
+            self._states[node] = state
+        return state
+
+    def read(self, unique: int, node: int, request: bytes) -> None:
+        """READ: answered here when every chunk is in the cache, else by the thread that decodes the last."""
+        _, offset, length = protocol.READ_IN.unpack_from(request, 40)
+        state = self._state(node)
+        size = state.size
+        end = min(offset + length, size)
+        if offset >= end:
+            os.write(self._device, protocol.OUT_HEADER.pack(16, 0, unique))
+            return
+        sequential = offset == state.next
+        state.run = state.run + 1 if sequential else 0
+        state.next = end
+        if offset < state.window_start or end > state.window_end:
+            if size <= _SMALL:
+                state.load(0, size)
+            elif sequential and state.run > 1:
+                state.load(offset, min(max(offset + _WINDOW, end), size))
+            else:
+                state.load(offset, end)
+        parts = state.parts(offset, end)
+        cache = self._cache
+        chunks: dict[bytes, bytes | None] = {}
+        missing = False
+        for key, _, _ in parts:
+            if key is not None and key not in chunks:
+                data = chunks[key] = cache.get(key)
+                if data is None:
+                    missing = True
+        # Files up to a chunk or so are pushed whole at the first read; of larger ones the chunk around a read that
+        # does not go on where the last ended. A sequential reader is left to the kernel's own read-ahead, which
+        # pushed pages would keep from growing.
+        extents: list[Extent] | None = None
+        if chunks and length <= _SMALL_READ and (size <= _SMALL or (not sequential and offset)):
+            # Taken now: a later request may load another window before a decoding thread gets to push.
+            extents = state.touching(offset, end)
+        if missing:
+
+            def done(wanted: Wanted) -> None:
+                if wanted.error is not None:
+                    self._fail(unique, node, wanted.error_key, wanted.error)
+                elif self._answer(unique, node, parts, wanted.chunks) and extents:
+                    self._push(state, extents, offset, end, wanted.chunks)
+
+            self._decoder.want(state.place.view, Wanted(chunks, done))
+        elif self._answer(unique, node, parts, chunks) and extents:
+            self._push(state, extents, offset, end, chunks)
+        if sequential and state.run > 1 and end < size:
+            self._read_ahead(state, end)
+
+    def _answer(self, unique: int, node: int, parts: list[Part], chunks: dict[bytes, bytes | None]) -> bool:
+        iov: list[bytes | memoryview] = [b""]
+        total = 16
+        for key, first, last in parts:
+            length = last - first
+            total += length
+            if key is None:
+                while length > 0:
+                    iov.append(_ZEROS[:length])
+                    length -= len(_ZEROS)
+                continue
+            data = chunks[key]
+            if data is None or len(data) < last:
+                self._fail(unique, node, key, DamagedData("a chunk is shorter than the extent that refers to it"))
+                return False
+            iov.append(data if length == len(data) else memoryview(data)[first:last])
+        iov[0] = protocol.OUT_HEADER.pack(total, 0, unique)
+        if len(iov) > _MOST_PARTS:
+            iov = [b"".join(iov)]
+        try:
+            os.writev(self._device, iov)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):  # the reader was killed, or the mount ends
+                raise
+            return False
+        return True
+
+    def _fail(self, unique: int, node: int, key: bytes, error: BaseException) -> None:
+        self._report(node, key, error)
+        try:
+            os.write(self._device, protocol.error_reply(unique, errno.EIO))
+        except OSError as gone:
+            if gone.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+
+    def _push(
+        self, state: FileState, extents: list[Extent], start: int, end: int, chunks: dict[bytes, bytes | None]
+    ) -> None:
+        first = extents[0]
+        data = chunks.get(first.key)
+        # A chunk that holds this file whole and more than it is one that small files share.
+        shared = state.size <= _SMALL and first.length == state.size and data is not None and len(data) > first.length
+        if start <= first.offset and end >= extents[-1].offset + extents[-1].length:
+            if not shared:
+                return
+            extents = []
+        self._pusher.push(state.place, state.ino, state.size, extents, first.key, chunks, shared)
+
+    def _read_ahead(self, state: FileState, end: int) -> None:
+        distance = min(_AHEAD_MIN * state.run, _AHEAD_MAX)
+        target = min(end + distance, state.size)
+        first = max(state.ahead, end) if state.ahead <= target else end
+        if target - first < _AHEAD_STEP and target < state.size:
+            return
+        if first >= target:
+            return
+        if target > state.window_end or first < state.window_start:
+            state.load(end, min(end + _WINDOW, state.size))
+        keys = dict.fromkeys(key for key, _, _ in state.parts(first, target) if key is not None)
+        state.ahead = target
+        self._decoder.ahead(state.place.view, list(keys))
+
+    def lseek(self, unique: int, node: int, request: bytes) -> None:
+        """LSEEK with SEEK_DATA or SEEK_HOLE; adjacent extents are one run of data."""
+        _, offset, whence = protocol.LSEEK_IN.unpack_from(request, 40)
+        place, ino = self._locate(node)
+        size = self._state(node).size
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            os.write(self._device, protocol.error_reply(unique, errno.EINVAL))
+            return
+        found = seek(place, ino, size, offset, data=whence == os.SEEK_DATA)
+        if found is None:
+            os.write(self._device, protocol.error_reply(unique, errno.ENXIO))
+        else:
+            os.write(self._device, protocol.LSEEK_REPLY.pack(24, 0, unique, found))
+
+
+def seek(place: Place, ino: int, size: int, offset: int, *, data: bool) -> int | None:
+    """The first byte of data, or of a hole, at or after ``offset``; None when there is none (lseek(2): ENXIO).
+
+    Looks at a window that grows, since a large file has thousands of extents and the answer is mostly near.
+    """
+    if offset >= size:
+        return None
+    position, window = offset, 4 << 20
+    start = offset
+    while start < size:
+        end = min(start + window, size)
+        for extent in place.view.extents(ino, start, end):
+            if extent.offset + extent.length <= position or not extent.length:
+                continue
+            if data:
+                return max(offset, extent.offset)
+            if extent.offset > position:
+                return position
+            position = extent.offset + extent.length
+        if not data and position < end:
+            return position
+        start, window = end, window * 4
+    return None if data else size

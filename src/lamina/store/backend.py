@@ -1,0 +1,186 @@
+"""Where packs lie: one narrow interface, and the local directory as its first implementation.
+
+Nothing above may assume a POSIX path: an object store is the next backend.
+"""
+
+import errno
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lamina.errors import AccessDenied, DamagedData, NoSpace
+
+_OPEN_FILES = 256
+
+
+class Appender(Protocol):
+    """A file that is being written at its end by one process."""
+
+    def append(self, parts: Sequence[bytes]) -> None:
+        """Add bytes at the end. Raises ``NoSpace``; what was written of ``parts`` by then is dead weight."""
+        ...
+
+    def sync(self) -> None:
+        """Return only when all that was appended is on stable storage."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+class Backend(Protocol):
+    """Files of bytes by flat name. Errors: ``NoSpace``, ``AccessDenied``, ``DamagedData`` for what is missing."""
+
+    def append_to(self, name: str, size: int) -> Appender:
+        """Open ``name`` to append after its first ``size`` bytes (created where 0); what lay behind is dropped."""
+        ...
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset``. Raises ``DamagedData`` where the file is missing or ends before."""
+        ...
+
+    def size(self, name: str) -> int:
+        """Size of a file in bytes."""
+        ...
+
+    def list(self) -> list[str]:
+        """Names of all files, sorted."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        ...
+
+
+def _raise(error: OSError, what: str) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise NoSpace(f"{what}: {error.strerror}; destroy what is not needed, or move the pool to a larger disk")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise AccessDenied(f"{what}: {error.strerror}")
+    raise error
+
+
+class _OpenFile:
+    """A descriptor that closes with its last reference: a reader in another thread may still be inside ``pread``."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+class LocalAppender:
+    """Appends to a local file through one descriptor."""
+
+    def __init__(self, path: Path, size: int, mode: int) -> None:
+        flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if size == 0 else 0)
+        try:
+            self._fd = os.open(path, flags, mode)
+        except OSError as error:
+            _raise(error, f"cannot write '{path}'")
+        self._path = path
+        os.ftruncate(self._fd, size)
+        os.lseek(self._fd, size, os.SEEK_SET)
+        self._new = size == 0
+
+    def append(self, parts: Sequence[bytes]) -> None:
+        """See ``Appender``."""
+        data = b"".join(parts)
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as error:
+            _raise(error, f"cannot write '{self._path}'")
+
+    def sync(self) -> None:
+        """See ``Appender``. The directory entry of a new file is synced with its first bytes."""
+        try:
+            os.fdatasync(self._fd)
+            if self._new:
+                directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(directory)
+                finally:
+                    os.close(directory)
+                self._new = False
+        except OSError as error:
+            _raise(error, f"cannot sync '{self._path}'")
+
+    def close(self) -> None:
+        """See ``Appender``."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class LocalBackend:
+    """Packs as files in one directory. Safe to read from several threads."""
+
+    def __init__(self, directory: Path, file_mode: int = 0o600) -> None:
+        self._directory = directory
+        self._mode = file_mode
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+
+    def append_to(self, name: str, size: int) -> LocalAppender:
+        """See ``Backend``."""
+        return LocalAppender(self._directory / name, size, self._mode)
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """See ``Backend``."""
+        try:
+            data = os.pread(self._file(name).fd, length, offset)
+            while len(data) < length:
+                more = os.pread(self._file(name).fd, length - len(data), offset + len(data))
+                if not more:
+                    raise DamagedData(f"pack '{name}' is cut short: no {length} bytes at {offset}")
+                data += more
+        except FileNotFoundError:
+            raise DamagedData(f"pack '{name}' is missing") from None
+        except PermissionError:
+            raise AccessDenied(f"cannot read '{self._directory / name}': permission denied") from None
+        except OSError as error:
+            raise DamagedData(f"pack '{name}' cannot be read at {offset}: {error.strerror}") from error
+        return data
+
+    def size(self, name: str) -> int:
+        """See ``Backend``."""
+        try:
+            return os.stat(self._directory / name).st_size
+        except FileNotFoundError:
+            raise DamagedData(f"pack '{name}' is missing") from None
+
+    def list(self) -> list[str]:
+        """See ``Backend``."""
+        return sorted(os.listdir(self._directory))
+
+    def delete(self, name: str) -> None:
+        """See ``Backend``."""
+        with self._lock:
+            self._open.pop(name, None)
+        (self._directory / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release all descriptors."""
+        with self._lock:
+            self._open.clear()
+
+    def _file(self, name: str) -> _OpenFile:
+        with self._lock:
+            file = self._open.get(name)
+            if file is None:
+                file = self._open[name] = _OpenFile(self._directory / name)
+                if len(self._open) > _OPEN_FILES:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(name)
+            return file

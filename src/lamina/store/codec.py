@@ -1,0 +1,150 @@
+"""Codecs: how the bytes of one object are encoded. The table is open: new numbers are added, none is reused."""
+
+import threading
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from lamina.errors import DamagedData, PropertyError
+
+if TYPE_CHECKING:
+    import zstandard
+
+Buffer = bytes | bytearray | memoryview
+
+MAX_OBJECT = (1 << 20) - 4096
+"""Largest decoded object in bytes: one EROFS physical cluster holds it (kernel: Z_EROFS_PCLUSTER_MAX_SIZE 1 MiB)."""
+
+_PROBE_SLICE = 8192
+_PROBE_GAIN = 0.97
+
+
+class Codec(IntEnum):
+    """How a payload is encoded; the number stands in every record."""
+
+    STORED = 0
+    ZSTD = 1
+    """One zstd frame with content size and content checksum, window at most 1 MiB, no dictionary."""
+    LZ4 = 2
+    """One LZ4 block; the decoded length is the record's."""
+    DEFLATE = 3
+    """Raw deflate, RFC 1951."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """A codec with its level, as the property ``compression`` names it."""
+
+    codec: Codec
+    level: int = 0
+
+    @property
+    def slow(self) -> bool:
+        """Whether a probe pays before this level is tried. Up to zstd-3, giving up early is as cheap as the probe."""
+        return self.codec is Codec.DEFLATE or (self.codec is Codec.ZSTD and self.level > 3)
+
+
+DEFAULT = Compression(Codec.ZSTD, 3)
+_FAST_LEVELS = (*range(1, 11), *range(20, 101, 10), 500, 1000)
+
+
+def parse_compression(value: str) -> Compression:
+    """The codec and level of a value of the property ``compression`` (zfsprops(7)).
+
+    ``zle`` is ``STORED``: runs of zeros are holes here whatever the codec. Raises ``PropertyError``.
+    """
+    name, _, number = value.partition("-")
+    if value == "on":
+        return DEFAULT
+    if value in ("off", "zle"):
+        return Compression(Codec.STORED)
+    if value == "lz4":
+        return Compression(Codec.LZ4)
+    if name == "gzip" and (not number or (number.isdigit() and 1 <= int(number) <= 9)):
+        return Compression(Codec.DEFLATE, int(number or 6))
+    if value == "zstd-fast":
+        return Compression(Codec.ZSTD, -1)
+    if value.startswith("zstd-fast-") and value[10:].isdigit() and int(value[10:]) in _FAST_LEVELS:
+        return Compression(Codec.ZSTD, -int(value[10:]))
+    if name == "zstd" and (not number or (number.isdigit() and 1 <= int(number) <= 19)):
+        return Compression(Codec.ZSTD, int(number or 3))
+    raise PropertyError(f"unknown compression '{value}'")
+
+
+class Coder(threading.local):
+    """Encodes and decodes; holds one zstd context a level and thread, since making one costs more than a chunk."""
+
+    def __init__(self) -> None:
+        self._compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self._decompressor: zstandard.ZstdDecompressor | None = None
+
+    def encode(self, data: Buffer, compression: Compression) -> tuple[Codec, bytes]:
+        """The codec used and the payload: compressed if that is smaller, else the bytes as they are."""
+        if compression.codec is not Codec.STORED and len(data) > 0:
+            if compression.slow and len(data) >= 4 * _PROBE_SLICE and not self._probe(data):
+                return Codec.STORED, bytes(data)
+            payload = self._compress(data, compression)
+            if len(payload) < len(data):
+                return compression.codec, payload
+        return Codec.STORED, bytes(data)
+
+    def decode(self, codec: int, payload: bytes, length: int) -> bytes:
+        """The ``length`` decoded bytes of a payload. Raises ``DamagedData`` where it does not decode to that."""
+        try:
+            if codec == Codec.STORED:
+                data = payload
+            elif codec == Codec.ZSTD:
+                data = self._zstd_decompressor().decompress(payload, max_output_size=length)
+            elif codec == Codec.LZ4:
+                import lz4.block
+
+                data = lz4.block.decompress(payload, uncompressed_size=length)
+            elif codec == Codec.DEFLATE:
+                data = zlib.decompress(payload, wbits=-15, bufsize=max(length, 1))
+            else:
+                raise DamagedData(f"codec {codec} is not known to this version of lamina")
+        except DamagedData:
+            raise
+        except Exception as error:  # each codec has its own class of error; all mean the same here
+            raise DamagedData(f"payload does not decode: {error}") from error
+        if len(data) != length:
+            raise DamagedData(f"payload decodes to {len(data)} bytes, not {length}")
+        return data
+
+    def _compress(self, data: Buffer, compression: Compression) -> bytes:
+        if compression.codec is Codec.ZSTD:
+            return self._zstd_compressor(compression.level).compress(data)
+        if compression.codec is Codec.LZ4:
+            import lz4.block
+
+            block: bytes = lz4.block.compress(data, store_size=False)
+            return block
+        deflate = zlib.compressobj(compression.level, zlib.DEFLATED, -15)
+        return deflate.compress(data) + deflate.flush()
+
+    def _probe(self, data: Buffer) -> bool:
+        """Whether a fast level gains something on three slices: what it finds incompressible skips the slow level."""
+        view = memoryview(data)
+        middle = len(view) // 2
+        sample = b"".join((view[:_PROBE_SLICE], view[middle : middle + _PROBE_SLICE], view[-_PROBE_SLICE:]))
+        return len(self._zstd_compressor(1).compress(sample)) < _PROBE_GAIN * len(sample)
+
+    def _zstd_compressor(self, level: int) -> "zstandard.ZstdCompressor":
+        compressor = self._compressors.get(level)
+        if compressor is None:
+            import zstandard
+
+            parameters = zstandard.ZstdCompressionParameters.from_level(
+                level, window_log=min(20, zstandard.ZstdCompressionParameters.from_level(level).window_log),
+                write_content_size=True, write_checksum=True,
+            )  # fmt: skip
+            compressor = self._compressors[level] = zstandard.ZstdCompressor(compression_params=parameters)
+        return compressor
+
+    def _zstd_decompressor(self) -> "zstandard.ZstdDecompressor":
+        if self._decompressor is None:
+            import zstandard
+
+            self._decompressor = zstandard.ZstdDecompressor()
+        return self._decompressor

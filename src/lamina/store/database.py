@@ -1,0 +1,215 @@
+"""The SQLite file of a pool: one connection, short transactions, safe for many processes.
+
+This room owns the tables that say where objects lie; the room ``pool`` adds its own to the same file, so that one
+transaction can make new objects and the name that reaches them visible together.
+"""
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace, UnsupportedPool
+
+BUSY_TIMEOUT = 60.0
+"""Seconds that a writer waits for another's transaction."""
+
+WAL_LIMIT = 16 << 20
+"""The write-ahead log is cut back to this many bytes after a checkpoint."""
+
+STORE_SCHEMA = """
+CREATE TABLE pack(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    state TEXT NOT NULL CHECK (state IN ('open', 'sealed')),
+    size INTEGER NOT NULL,
+    lease TEXT
+) STRICT;
+CREATE INDEX pack_open ON pack(state) WHERE state = 'open';
+CREATE TABLE object(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key BLOB NOT NULL UNIQUE,
+    pack INTEGER NOT NULL REFERENCES pack(id),
+    offset INTEGER NOT NULL,
+    stored INTEGER NOT NULL,
+    decoded INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    codec INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    condemned INTEGER
+) STRICT;
+CREATE INDEX object_condemned ON object(condemned) WHERE condemned IS NOT NULL;
+CREATE TABLE lease(
+    name TEXT PRIMARY KEY,
+    pid INTEGER NOT NULL,
+    started INTEGER NOT NULL,
+    renewed INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+"""``object.condemned``: the pool's generation at which gc found the object unreachable; look-ups for sharing pass it
+by, a commit that reaches it clears the mark. ``pack.size``: bytes that are synced and may be named by rows; what lies
+behind is dead. AUTOINCREMENT because bitmaps of row numbers must never meet a number that was given twice."""
+
+
+class Database:
+    """A connection shared by the threads of one process. Use as a context manager or ``close`` it."""
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        """Open the database file ``path``. Raises ``AccessDenied``, ``UnsupportedPool`` where it is no database."""
+        self.path = path
+        self.writable = write
+        self._lock = threading.RLock()
+        self._connection = self._open(path, write)
+        self._depth = 0
+
+    @classmethod
+    def create(cls, path: Path, schema: str) -> "Database":
+        """A new database with the store's tables and ``schema``."""
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("PRAGMA page_size = 4096")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript("BEGIN;" + STORE_SCHEMA + schema + "COMMIT;")
+        connection.close()
+        return cls(path, write=True)
+
+    @staticmethod
+    def _open(path: Path, write: bool) -> sqlite3.Connection:
+        deadline = time.monotonic() + 2.0
+        while True:
+            try:
+                connection = sqlite3.connect(
+                    f"file:{_quote(str(path))}?mode={'rw' if write else 'ro'}",
+                    uri=True,
+                    isolation_level=None,
+                    check_same_thread=False,
+                    timeout=BUSY_TIMEOUT,
+                )
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute("PRAGMA cache_size = -16000")
+                if write:
+                    connection.execute("PRAGMA synchronous = FULL")
+                    connection.execute("PRAGMA wal_autocheckpoint = 1000")
+                    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+                else:
+                    connection.execute("PRAGMA query_only = ON")
+                connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+                return connection
+            except sqlite3.OperationalError as error:
+                # The last writer takes the log away when it closes and puts an empty one back (see close): a reader
+                # without write permission that comes between the two tries again.
+                if time.monotonic() > deadline:
+                    raise _translated(error, path) from error
+                time.sleep(0.02)
+            except sqlite3.DatabaseError as error:
+                raise UnsupportedPool(f"cannot open '{path}': {error}; it is not a lamina catalogue or is damaged") from None
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a query at once: no read transaction outlives the call."""
+        with self._lock:
+            try:
+                return self._connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement inside ``transaction``; returns the last row id."""
+        with self._lock:
+            try:
+                return self._connection.execute(sql, parameters).lastrowid or 0
+            except sqlite3.IntegrityError:
+                raise
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> int:
+        """Run one statement for many rows inside ``transaction``; returns how many rows changed."""
+        with self._lock:
+            try:
+                return self._connection.executemany(sql, rows).rowcount
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A write transaction, begun IMMEDIATE so that it never fails half-way for a lock; nested calls join it."""
+        with self._lock:
+            if self._depth:
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+                return
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise _translated(error, self.path) from error
+            self._depth = 1
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                # After some errors (disk full) SQLite has rolled back by itself.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
+                    raise _translated(error, self.path) from error
+                raise
+            finally:
+                self._depth = 0
+
+    def close(self) -> None:
+        """Close the connection.
+
+        SQLite removes its log with the last connection; a reader that may not write the directory could then not open
+        the database at all, so empty ones are put back (an empty log means: the database file is all there is).
+        """
+        with self._lock:
+            self._connection.close()
+            if self.writable:
+                put_back_logs(self.path)
+
+    def __enter__(self) -> "Database":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def put_back_logs(path: Path) -> None:
+    """Create empty ``-wal`` and ``-shm`` files beside a database where they are missing, with its permissions."""
+    import os
+
+    status = path.stat()
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(f"{path}{suffix}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+            try:
+                if os.geteuid() == 0:
+                    os.fchown(descriptor, status.st_uid, status.st_gid)
+                os.fchmod(descriptor, status.st_mode & 0o777)
+            finally:
+                os.close(descriptor)
+
+
+def _quote(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _translated(error: sqlite3.Error, path: Path) -> LaminaError:
+    """The project's error for one of SQLite's (https://www.sqlite.org/rescode.html)."""
+    code = getattr(error, "sqlite_errorname", "") or ""
+    text = str(error)
+    if code.startswith("SQLITE_FULL") or "disk is full" in text:
+        return NoSpace(f"cannot write '{path}': no space left on device; destroy what is not needed or use a larger disk")
+    if code.startswith("SQLITE_READONLY") or code.startswith("SQLITE_PERM") or "readonly" in text:
+        return AccessDenied(f"cannot write '{path}': permission denied")
+    if code.startswith("SQLITE_CANTOPEN"):
+        return AccessDenied(f"cannot open '{path}': permission denied or missing")
+    if code.startswith("SQLITE_BUSY"):
+        return LaminaError(f"the catalogue '{path}' has been locked by another process for {BUSY_TIMEOUT:.0f} s; try again")
+    if code.startswith("SQLITE_CORRUPT") or code.startswith("SQLITE_NOTADB"):
+        return DamagedData(f"the catalogue '{path}' is damaged: {text}")
+    return LaminaError(f"catalogue '{path}': {text}")

@@ -1,0 +1,101 @@
+"""Reading objects: find the key in the index, read the record's payload, check it, decode it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+from lamina.errors import DamagedData
+from lamina.store.backend import Backend
+from lamina.store.codec import Coder
+from lamina.store.database import Database
+from lamina.store.record import pack_name
+
+_BATCH = 400
+_COLUMNS = "id, key, pack, offset, stored, decoded, kind, codec, checksum"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where an object lies; ``id`` is its row, ``offset`` that of the payload in the pack, sizes in bytes."""
+
+    id: int
+    key: bytes
+    pack: int
+    offset: int
+    stored: int
+    decoded: int
+    kind: int
+    codec: int
+    checksum: int
+
+
+def signed(checksum: int) -> int:
+    """An unsigned 64-bit number as SQLite holds it."""
+    return checksum - (1 << 64) if checksum >= 1 << 63 else checksum
+
+
+class ObjectStore:
+    """Objects by key. Safe to use from several threads."""
+
+    def __init__(self, database: Database, backend: Backend) -> None:
+        self.database = database
+        self.backend = backend
+        self.coder = Coder()
+
+    def locate(self, keys: Iterable[bytes], *, for_sharing: bool = False) -> dict[bytes, Location]:
+        """Locations of those of ``keys`` that are in the index. ``for_sharing`` passes condemned objects by."""
+        wanted = list(keys)
+        condition = " AND condemned IS NULL" if for_sharing else ""
+        found: dict[bytes, Location] = {}
+        for start in range(0, len(wanted), _BATCH):
+            some: Sequence[bytes] = wanted[start : start + _BATCH]
+            marks = ",".join("?" * len(some))
+            for row in self.database.query(f"SELECT {_COLUMNS} FROM object WHERE key IN ({marks}){condition}", some):
+                location = Location(*row)
+                found[location.key] = location
+        return found
+
+    def locate_ids(self, ids: Sequence[int]) -> list[Location]:
+        """Locations by row number; rows that are gone are left out."""
+        found: list[Location] = []
+        for start in range(0, len(ids), _BATCH):
+            some = ids[start : start + _BATCH]
+            marks = ",".join("?" * len(some))
+            found += [
+                Location(*row)
+                for row in self.database.query(f"SELECT {_COLUMNS} FROM object WHERE id IN ({marks})", some)
+            ]
+        return found
+
+    def get(self, key: bytes, *, verify: bool = False) -> bytes:
+        """The bytes of an object, its payload's checksum checked; ``verify`` checks the key too.
+
+        Raises ``DamagedData`` where they are not what was stored, or the object is not there.
+        """
+        location = self.locate((key,)).get(key)
+        if location is None:
+            raise DamagedData(f"object {key.hex()} is not in the index")
+        try:
+            return self.read(location, verify=verify)
+        except DamagedData:
+            # gc may have moved it since: look once more before the data is called damaged.
+            again = self.locate((key,)).get(key)
+            if again is None or (again.pack, again.offset) == (location.pack, location.offset):
+                raise
+            return self.read(again, verify=verify)
+
+    def read(self, location: Location, *, verify: bool = False) -> bytes:
+        """Like ``get``, for an object whose location is known."""
+        payload = self.backend.read(pack_name(location.pack), location.offset, location.stored)
+        if signed(xxhash.xxh3_64_intdigest(payload)) != location.checksum:
+            raise DamagedData(
+                f"object {location.key.hex()} is damaged: pack {pack_name(location.pack)} at {location.offset}"
+            )
+        data = self.coder.decode(location.codec, payload, location.decoded)
+        if verify:
+            from blake3 import blake3
+
+            if blake3(data).digest() != location.key:
+                raise DamagedData(f"object {location.key.hex()} does not match its key")
+        return data

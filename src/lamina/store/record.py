@@ -1,0 +1,100 @@
+"""The pack format: a header, then records that each describe themselves.
+
+A pack begins with 32 bytes: magic ``LAMINAPK``, format version (u32), reserved (u32), the pool's guid (u64),
+the pack's number (u64). A record is a 56-byte header and a payload; all numbers little-endian:
+
+    magic    u16   0x524C ("LR")
+    kind     u8    what the object is (``Kind``)
+    codec    u8    how the payload is encoded (``Codec``)
+    stored   u32   payload length in bytes
+    decoded  u32   length of the object in bytes
+    sum      u64   XXH3-64 of the payload
+    key      32 B  BLAKE3-256 of the object
+    check    u32   low half of the XXH3-64 of the 52 bytes before
+
+The index of a pool can be rebuilt from packs alone. A sealed pack is padded with zeros to 4 KiB, so that the kernel
+can map it as a block device; a scan ends where no magic stands.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+import xxhash
+
+from lamina.errors import DamagedData
+
+PACK_HEADER = struct.Struct("<8sIIQQ")
+PACK_MAGIC = b"LAMINAPK"
+PACK_VERSION = 1
+PACK_ALIGN = 4096
+PACK_TARGET = 256 << 20
+"""A pack is sealed at about this many bytes."""
+
+_RECORD = struct.Struct("<HBBIIQ32s")
+_CHECK = struct.Struct("<I")
+RECORD_HEADER = _RECORD.size + _CHECK.size
+_MAGIC = 0x524C
+
+
+class Kind(IntEnum):
+    """What an object is."""
+
+    CHUNK = 1
+    NODE = 2
+    ROOT = 3
+    NAMES = 4
+    """A change of names, properties or roots, as JSON: packs alone bring back every dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The header of one record; ``offset`` is where its payload begins in the pack."""
+
+    kind: int
+    codec: int
+    stored: int
+    decoded: int
+    checksum: int
+    key: bytes
+    offset: int
+
+
+def pack_name(number: int) -> str:
+    """File name of a pack."""
+    return f"{number:08d}.pack"
+
+
+def pack_header(guid: int, number: int) -> bytes:
+    """The first bytes of a pack."""
+    return PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, 0, guid, number)
+
+
+def record_header(kind: int, codec: int, stored: int, decoded: int, checksum: int, key: bytes) -> bytes:
+    """The 56 bytes before a payload."""
+    head = _RECORD.pack(_MAGIC, kind, codec, stored, decoded, checksum, key)
+    return head + _CHECK.pack(xxhash.xxh3_64_intdigest(head) & 0xFFFFFFFF)
+
+
+def parse_record_header(data: bytes, offset: int) -> Record:
+    """The record whose header is ``data``, which lies at ``offset`` in its pack. Raises ``DamagedData``."""
+    if len(data) < RECORD_HEADER:
+        raise DamagedData("record header is cut short")
+    magic, kind, codec, stored, decoded, checksum, key = _RECORD.unpack_from(data)
+    (check,) = _CHECK.unpack_from(data, _RECORD.size)
+    if magic != _MAGIC or check != xxhash.xxh3_64_intdigest(data[: _RECORD.size]) & 0xFFFFFFFF:
+        raise DamagedData("record header is damaged")
+    return Record(kind, codec, stored, decoded, checksum, key, offset + RECORD_HEADER)
+
+
+def scan_pack(data: bytes | memoryview, guid: int | None = None) -> Iterator[Record]:
+    """All records of a whole pack held in memory, up to the padding. Raises ``DamagedData`` at the first bad header."""
+    magic, version, _, owner, _ = PACK_HEADER.unpack_from(data)
+    if magic != PACK_MAGIC or version != PACK_VERSION or (guid is not None and owner != guid):
+        raise DamagedData("pack header is damaged or belongs to another pool")
+    position = PACK_HEADER.size
+    while position + RECORD_HEADER <= len(data) and bytes(data[position : position + 2]) != b"\0\0":
+        record = parse_record_header(bytes(data[position : position + RECORD_HEADER]), position)
+        yield record
+        position = record.offset + record.stored

@@ -1,0 +1,291 @@
+"""Taking objects in: encode what the pool does not have, append it to a pack, then name it in the index.
+
+The order at every flush: payloads appended, pack synced, rows committed. One writer has one open pack at a time, so
+writers never contend; a lease says that the process is alive.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+from blake3 import blake3
+from pyroaring import BitMap64
+
+from lamina.errors import LaminaError
+from lamina.store.backend import Appender
+from lamina.store.codec import DEFAULT, Buffer, Compression
+from lamina.store.lease import Lease, live_leases
+from lamina.store.objects import ObjectStore, signed
+from lamina.store.record import (
+    PACK_ALIGN,
+    PACK_HEADER,
+    PACK_TARGET,
+    RECORD_HEADER,
+    Kind,
+    pack_header,
+    pack_name,
+    record_header,
+)
+
+_BUFFER = 4 << 20
+_FLUSH_ROWS = 8192
+_BIG_BUFFER = 16384
+
+_UPSERT = """
+INSERT INTO object(id, key, pack, offset, stored, decoded, kind, codec, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT(key) DO UPDATE SET pack = excluded.pack, offset = excluded.offset, stored = excluded.stored,
+    codec = excluded.codec, checksum = excluded.checksum, condemned = NULL WHERE condemned IS NOT NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An object that the pool does not have yet, ready to be appended."""
+
+    key: bytes
+    kind: int
+    codec: int
+    decoded: int
+    checksum: int
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Written:
+    """What a writer has stored so far: objects, decoded bytes of data chunks, payload bytes of everything."""
+
+    objects: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+
+
+class StoreWriter:
+    """Takes objects in for one process. Methods are safe to call from several threads.
+
+    ``reached`` collects the row numbers of all objects that the caller put, new or shared.
+    """
+
+    def __init__(self, store: ObjectStore, leases: Path, guid: int, generation: Callable[[], int]) -> None:
+        self._store = store
+        self._database = store.database
+        self._guid = guid
+        self._generation = generation
+        self._leases = leases
+        self._lease = Lease(leases, store.database, generation())
+        self._started = generation()
+        self._lock = threading.RLock()
+        self._appender: Appender | None = None
+        self._pack = 0
+        self._size = 0
+        self._committed = 0
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._rows: list[tuple[bytes, int, int, int, int, int, int, int]] = []
+        self._claimed: set[bytes] = set()
+        self._failed: LaminaError | None = None
+        self._made: list[int] = []
+        self._own_ids = BitMap64()
+        self.reached = BitMap64()
+        self.written = Written()
+
+    # -- deciding and encoding: any thread ------------------------------------------------------------------------
+
+    def claim(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those of ``keys`` that the caller has to encode and ``append``: not in the pool and not claimed before."""
+        fresh: set[bytes] = set()
+        with self._lock:
+            ask = []
+            for key in keys:
+                if key in self._claimed:
+                    continue
+                ask.append(key)
+        found = self._store.locate(ask, for_sharing=True) if ask else {}
+        with self._lock:
+            for key in ask:
+                location = found.get(key)
+                if location is not None:
+                    self.reached.add(location.id)
+                elif key not in self._claimed:
+                    self._claimed.add(key)
+                    fresh.add(key)
+        return fresh
+
+    def encode(self, key: bytes, data: Buffer, kind: int, compression: Compression) -> Encoded:
+        """Compress an object. Touches nothing shared."""
+        codec, payload = self._store.coder.encode(data, compression)
+        return Encoded(key, kind, codec, len(data), xxhash.xxh3_64_intdigest(payload), payload)
+
+    def put(self, data: Buffer, kind: int, compression: Compression = DEFAULT) -> bytes:
+        """Store one object and return its key."""
+        key = blake3(data).digest()
+        if self.claim((key,)):
+            self.append((self.encode(key, data, kind, compression),))
+        return key
+
+    # -- appending ------------------------------------------------------------------------------------------------
+
+    def append(self, objects: Sequence[Encoded]) -> None:
+        """Append encoded objects, together, to the open pack."""
+        with self._lock:
+            if self._failed is not None:
+                raise self._failed
+            try:
+                for item in objects:
+                    self._append(item)
+                if len(self._rows) >= _FLUSH_ROWS:
+                    self._flush()
+            except LaminaError as error:
+                self._failed = error
+                raise
+
+    def _append(self, item: Encoded) -> None:
+        if self._appender is None or self._size + len(item.payload) > PACK_TARGET:
+            self._next_pack()
+        head = record_header(item.kind, item.codec, len(item.payload), item.decoded, item.checksum, item.key)
+        self._buffer += (head, item.payload)
+        self._buffered += RECORD_HEADER + len(item.payload)
+        if item.kind != Kind.NAMES:
+            row = (item.key, self._pack, self._size + RECORD_HEADER, len(item.payload), item.decoded, item.kind)
+            self._rows.append((*row, item.codec, signed(item.checksum)))
+            self.written.objects += 1
+        self._size += RECORD_HEADER + len(item.payload)
+        self.written.stored_bytes += len(item.payload)
+        if item.kind == Kind.CHUNK:
+            self.written.new_bytes += item.decoded
+        if self._buffered >= _BUFFER:
+            self._drain()
+
+    def _drain(self) -> None:
+        if self._buffer:
+            assert self._appender is not None
+            self._appender.append(self._buffer)
+            self._buffer = []
+            self._buffered = 0
+
+    def _next_pack(self) -> None:
+        """Seal the open pack if there is one; go on with one that a finished writer left open, or begin a new one."""
+        if self._appender is not None:
+            self._flush(seal=True)
+        with self._database.transaction():
+            live_leases(self._leases, self._database, but=self._lease.name)
+            free = self._database.query("SELECT id, size FROM pack WHERE state = 'open' AND lease IS NULL LIMIT 1")
+            if free:
+                self._pack, self._size = free[0]
+                self._database.execute("UPDATE pack SET lease = ? WHERE id = ?", (self._lease.name, self._pack))
+            else:
+                self._size = 0
+                self._pack = self._database.execute(
+                    "INSERT INTO pack(state, size, lease) VALUES ('open', 0, ?)", (self._lease.name,)
+                )
+                self._made.append(self._pack)
+        self._committed = self._size
+        self._appender = self._store.backend.append_to(pack_name(self._pack), self._size)
+        if self._size == 0:
+            self._buffer.append(pack_header(self._guid, self._pack))
+            self._buffered += PACK_HEADER.size
+            self._size = PACK_HEADER.size
+
+    # -- making it durable ----------------------------------------------------------------------------------------
+
+    def _flush(self, *, seal: bool = False) -> None:
+        """Append what is buffered, sync, and commit the index rows. Called with the lock held."""
+        if self._appender is None:
+            return
+        if seal:
+            padding = -self._size % PACK_ALIGN
+            self._buffer.append(bytes(padding))
+            self._size += padding
+        self._drain()
+        self._appender.sync()
+        rows, self._rows = self._rows, []
+        with self._database.transaction():
+            self._insert(rows)
+            state = ("sealed", None) if seal else ("open", self._lease.name)
+            self._database.execute(
+                "UPDATE pack SET state = ?, lease = ?, size = ? WHERE id = ?", (*state, self._size, self._pack)
+            )
+        self._committed = self._size
+        self._claimed.difference_update([row[0] for row in rows])
+        if seal:
+            self._appender.close()
+            self._appender = None
+
+    def _insert(self, rows: list[tuple[bytes, int, int, int, int, int, int, int]]) -> None:
+        if not rows:
+            return
+        sequence = self._database.query("SELECT seq FROM sqlite_sequence WHERE name = 'object'")
+        first = (sequence[0][0] if sequence else 0) + 1
+        self._database.execute_many(_UPSERT, ((first + n, *row) for n, row in enumerate(rows)))
+        if self._database.query("SELECT count(*) FROM object WHERE id >= ?", (first,))[0][0] == len(rows):
+            own = BitMap64(range(first, first + len(rows)))
+            self.reached |= own
+            self._own_ids |= own
+            return
+        # Another process brought some of them in the meantime: theirs stay, our bytes are dead weight.
+        located = self._store.locate([row[0] for row in rows])
+        for row in rows:
+            location = located[row[0]]
+            self.reached.add(location.id)
+            if location.id >= first:
+                self._own_ids.add(location.id)
+
+    @contextlib.contextmanager
+    def commit(self, names: Sequence[bytes] = ()) -> Iterator[None]:
+        """Make all that was put durable, then run the body in one transaction: the rows that name a root.
+
+        ``names`` are name records to append before the sync. The objects reached lose their condemned mark in the
+        same transaction.
+        """
+        with self._lock:
+            for record in names:
+                key = blake3(record).digest()
+                self.append((self.encode(key, record, Kind.NAMES, DEFAULT),))
+            self._flush()
+            with self._database.transaction():
+                for (condemned,) in self._database.query("SELECT id FROM object WHERE condemned IS NOT NULL"):
+                    if condemned in self.reached:
+                        self._database.execute("UPDATE object SET condemned = NULL WHERE id = ?", (condemned,))
+                yield
+                self._lease.renew(self._generation())
+
+    def close(self) -> None:
+        """Release the pack and the lease. What was flushed stays in the pool."""
+        with self._lock:
+            if self._appender is not None:
+                self._appender.close()
+                self._appender = None
+            self._lease.close()
+
+    def abort(self) -> None:
+        """Take back what was put, after a failure, and close.
+
+        Rows can go at once only if nobody else may have decided to share them: no other lease is alive, and no commit
+        happened since this writer began. Else they stay for gc.
+        """
+        with self._lock:
+            if self._appender is not None:
+                self._appender.close()
+                self._appender = None
+                # On a full disk this gives the room that the transaction below needs.
+                self._store.backend.append_to(pack_name(self._pack), self._committed).close()
+            removed: list[int] = []
+            try:
+                with self._database.transaction():
+                    others = live_leases(self._leases, self._database, but=self._lease.name)
+                    if not others and self._generation() == self._started:
+                        own = list(self._own_ids)
+                        for start in range(0, len(own), _BIG_BUFFER):
+                            some = ((row,) for row in own[start : start + _BIG_BUFFER])
+                            self._database.execute_many("DELETE FROM object WHERE id = ?", some)
+                        for pack in self._made:
+                            if not self._database.query("SELECT 1 FROM object WHERE pack = ? LIMIT 1", (pack,)):
+                                self._database.execute("DELETE FROM pack WHERE id = ?", (pack,))
+                                removed.append(pack)
+            except LaminaError:
+                removed = []
+            for pack in removed:
+                self._store.backend.delete(pack_name(pack))
+            self._lease.close()
