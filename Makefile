@@ -50,7 +50,8 @@ bench: corpus
 	$(BIN)/python -m benchmarks.space --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --peers squashfs,borg
 	$(BIN)/python -m benchmarks.imports --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
 	$(BIN)/python -m benchmarks.read --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
-	$(BIN)/python -m benchmarks.latency --corpus "$(CORPUS)" --scratch "$(SCRATCH)"
+	$(BIN)/python -m benchmarks.latency --scratch "$(SCRATCH)" --image "$(CORPUS)/img-2.8.0"
+	$(BIN)/python -m benchmarks.index --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs 1
 
 clean:
 	rm -rf "$(VENV)" .cache .pytest_cache .hypothesis

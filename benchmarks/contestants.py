@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measure import Cost, run
+from benchmarks.options import remove
 
 SQUASHFS_FLAGS = ("-comp", "zstd", "-Xcompression-level", "3", "-b", "131072", "-no-progress", "-quiet", "-noappend")
 SOURCE = Path(__file__).resolve().parent.parent / "src"
@@ -24,11 +25,12 @@ def lamina_command() -> list[str]:
 
 
 class LaminaPool:
-    """A pool driven through the command line, as a user would. Made by ``create``; the directory is the caller's."""
+    """A pool driven through the command line, as a user would; known to nobody else on the machine."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
         self.path = path
+        self._known = path.with_name(path.name + ".known")
         self._lamina = lamina_command()
 
     def create(self) -> None:
@@ -37,7 +39,12 @@ class LaminaPool:
 
     def call(self, *words: str | Path) -> Cost:
         """Run ``lamina WORDS`` and measure it."""
-        return run([*self._lamina, *words])
+        return run([*self._lamina, *words], env={"LAMINA_POOLS": str(self._known)})
+
+    def delete(self) -> None:
+        """Remove the pool with all that is in it."""
+        remove(self.path)
+        remove(self._known)
 
     def take_in(self, source: Path, dataset: str, tag: str) -> Cost:
         """Import ``source`` as ``POOL/dataset@tag``; standard output is the JSON summary."""

@@ -54,7 +54,7 @@ def _one_run(
     prepare(copy)
     cost = pool.take_in(copy, "images/again", version)
     _add(report, f"{AGAIN} {version}", "lamina", cost, size, allocated_bytes(pool.path))
-    options.remove(pool.path)
+    pool.delete()
 
     packed = scratch / "image.squashfs"
     prepare(source)

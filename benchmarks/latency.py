@@ -46,7 +46,7 @@ def main() -> None:
             pool.take_in(arguments.image, "images/real", "1")
             snapshot, file = "images/real@1", Path("etc/debian_version")
         _mount(report, pool, snapshot, file, scratch / "mnt", arguments.runs)
-        options.remove(pool.path)
+        pool.delete()
         if arguments.entries:
             _directory(report, arguments.entries)
 

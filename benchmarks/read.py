@@ -101,7 +101,7 @@ def _stage(image: Image, scratch: Path) -> Iterator[Stage]:
     squash([image.path], packed)
     yield Stage(image, pool, f"images/pytorch@{image.version}", packed, scratch / "mnt")
     options.remove(packed)
-    options.remove(pool.path)
+    pool.delete()
 
 
 def _sequential(report: Report, stage: Stage, runs: int) -> None:

@@ -59,7 +59,7 @@ def _lamina(report: Report, chosen: list[Image], sizes: dict[str, int], scratch:
     _stored(report, "lamina", [pool.path], time.perf_counter() - began)
     used = "used,compressratio,dedupratio,reduction,logicalused"
     report.facts["lamina_properties"] = pool.call("get", "-H", "-p", used, pool.name).stdout.splitlines()
-    options.remove(pool.path)
+    pool.delete()
 
 
 def _summary(stdout: str) -> dict[str, object]:

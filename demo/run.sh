@@ -46,6 +46,8 @@ fi
 # ---- always leave the machine as it was ------------------------------------------------------------------------------
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/lamina-demo.XXXXXX")
 mnt=$work/mnt
+# The pool is known by name to this demo alone.
+export LAMINA_POOLS=$work/pools
 [ -z "${DEMO_TARS:-}" ] || cache=$work/systems
 
 clean_up() {

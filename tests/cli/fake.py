@@ -3,6 +3,8 @@
 ``reference_pool`` holds the figures of the OpenZFS transcript, so that tables can be compared with the real thing.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +53,7 @@ class FakePool:
     differences: list[tuple[bytes, str]] = field(default_factory=list)
     import_hook: Callable[[str, Progress], None] | None = None
 
-    def __enter__(self) -> "FakePool":
+    def __enter__(self) -> FakePool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -60,7 +62,9 @@ class FakePool:
     def close(self) -> None:
         self.opened -= 1
 
-    def add(self, name: str, local: Mapping[str, str] | None = None, kind: str = "", **figures: int | float | str) -> Node:
+    def add(
+        self, name: str, local: Mapping[str, str] | None = None, kind: str = "", **figures: int | float | str
+    ) -> Node:
         node = Node(len(self.nodes) + 1, kind, dict(figures), dict(local or {}))
         self.nodes[name] = node
         return node

@@ -46,6 +46,7 @@ def test_the_api_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with tarfile.open(tmp_path / "pytorch-2.7.1.tar", "w") as tar:
         tar.add(tmp_path / "pytorch-2.7.1", arcname=".")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAMINA_POOLS", str(tmp_path / "pools"))
     page = (ROOT / "docs/api.md").read_text().replace("/data/tank", str(tmp_path / "pool"))
     examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(examples) >= 8

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamina.mount import mounts, umount
+from lamina.mount.control import wait_for_end
 from tests.mount.conftest import Mounter
 from tests.mount.fake import FakeTree
 
@@ -48,7 +49,7 @@ def test_short_chunk(mounter: Mounter, log_path: Path) -> None:
 
 def test_part_of_a_file_is_damaged(mounter: Mounter) -> None:
     tree = FakeTree()
-    data = bytes(range(256)) * 4096 * 4
+    data = os.urandom(4 << 20)
     ino = tree.file(1, b"f", data, chunk=1 << 19)
     tree.damaged.add(tree.files[ino][4].key)
     fd = os.open(mounter(tree) / "f", os.O_RDONLY)
@@ -124,12 +125,7 @@ def test_sigterm_unmounts(mounter: Mounter, busy: bool) -> None:
     assert mount.pid is not None
     held = os.open(root / "f", os.O_RDONLY) if busy else -1
     os.kill(mount.pid, signal.SIGTERM)
-    for _ in range(400):
-        if not os.path.exists(f"/proc/{mount.pid}"):
-            break
-        time.sleep(0.01)
-    else:
-        pytest.fail("the server did not end")
+    assert wait_for_end([mount.pid], 6)
     assert not [m for m in mounts() if m.mountpoint == str(root)]
     if busy:
         with pytest.raises(OSError):  # the close flushes, to nobody

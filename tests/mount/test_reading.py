@@ -264,7 +264,7 @@ def test_suid_dev_exec_options(mounter: Mounter) -> None:
     with pytest.raises(PermissionError):
         subprocess.run([root / "script"], check=False)
     with pytest.raises(PermissionError):
-        open(root / "null", "rb")
+        os.open(root / "null", os.O_RDONLY)
     flags = os.statvfs(root).f_flag
     assert flags & os.ST_NOSUID and flags & os.ST_RDONLY
 
@@ -321,7 +321,14 @@ def test_concurrent_readers(mounter: Mounter) -> None:
                 wrong.append(entry.name)
 
     for _ in range(3):
-        work = [(sequential, (0,)), (sequential, (1,)), (scattered, (1,)), (scattered, (2,)), (walker, ()), (walker, ())]
+        work = [
+            (sequential, (0,)),
+            (sequential, (1,)),
+            (scattered, (1,)),
+            (scattered, (2,)),
+            (walker, ()),
+            (walker, ()),
+        ]
         threads = [threading.Thread(target=f, args=a) for f, a in work]
         for t in threads:
             t.start()
@@ -341,8 +348,8 @@ def test_nothing_can_be_written(mounter: Mounter) -> None:
     root = mounter(tree)
     f = root / "f"
     attempts = [
-        lambda: open(f, "r+b"),
-        lambda: open(root / "new", "wb"),
+        lambda: os.open(f, os.O_RDWR),
+        lambda: os.open(root / "new", os.O_WRONLY | os.O_CREAT),
         lambda: os.mkdir(root / "e"),
         lambda: os.rmdir(root / "d"),
         lambda: os.unlink(f),

@@ -31,6 +31,13 @@ class Arguments:
 
     options: dict[str, list[str]] = field(default_factory=dict)
     operands: list[str] = field(default_factory=list)
+    given: list[tuple[str, str]] = field(default_factory=list)
+    """Every option in the order typed, for the few whose order across options matters."""
+
+    def add(self, long: str, value: str) -> None:
+        """Take one option; a flag's value is empty."""
+        self.options.setdefault(long, []).append(value)
+        self.given.append((long, value))
 
     def has(self, long: str) -> bool:
         """Whether the option was given."""
@@ -56,7 +63,7 @@ class Command:
 
     name: str
     synopsis: tuple[str, ...]
-    """Usage lines without ``lamina``."""
+    """Usage lines without ``lamina``; see :meth:`usage`."""
     summary: str
     description: str
     run: Callable[[Arguments], int]
@@ -69,6 +76,10 @@ class Command:
     """What the shell offers for operands: words of :mod:`lamina.cli.verbs.complete`."""
     shows_properties: bool = False
     """Whether the manual ends with the table of properties."""
+
+    def usage(self) -> list[str]:
+        """The usage lines as they are printed; one that starts with a blank goes on from the line before."""
+        return [line if line.startswith(" ") else f"lamina {line}" for line in self.synopsis]
 
     def parse(self, words: list[str]) -> Arguments:
         """Sort ``words`` into options and operands; UsageError for an option that the verb does not have."""
@@ -88,7 +99,7 @@ class Command:
                     raise UsageError(f"option '--{name}' takes no value")
                 if option.metavar and not equals:
                     value = _next(queue, f"--{name}")
-                arguments.options.setdefault(option.long, []).append(value)
+                arguments.add(option.long, value)
             elif word.startswith("-") and len(word) > 1:
                 self._parse_short(word, shorts, queue, arguments)
             else:
@@ -102,9 +113,9 @@ class Command:
                 raise UsageError(f"invalid option '{letter}'")
             if option.metavar:
                 value = word[index + 1 :] or _next(queue, letter)
-                arguments.options.setdefault(option.long, []).append(value)
+                arguments.add(option.long, value)
                 return
-            arguments.options.setdefault(option.long, []).append("")
+            arguments.add(option.long, "")
 
 
 def _next(queue: Iterator[str], name: str) -> str:

@@ -4,7 +4,7 @@
 one candidate a line; the line ``:path`` asks the shell for file names instead.
 """
 
-# Bash breaks words at ':' and '=' (COMP_WORDBREAKS), which names and assignments hold: the words are put together
+# Bash breaks words at ':', '=' and '@' (COMP_WORDBREAKS), which names and assignments hold: the words are put together
 # again before the question, and what bash already has is cut off the answers.
 _BASH = r"""# bash completion of lamina: lamina completion bash
 _lamina() {
@@ -15,10 +15,10 @@ _lamina() {
     [[ "$line" == *[[:space:]] ]] && words+=("")
     word="${words[${#words[@]}-1]}"
     COMPREPLY=()
-    local current="${COMP_WORDS[COMP_CWORD]}"
-    [[ "$current" == ':' || "$current" == '=' ]] && current=""
-    cut=$(( ${#word} - ${#current} ))
-    (( cut < 0 )) && cut=0
+    # What bash puts the answer in place of is only the part after the last break.
+    local current="$2"
+    cut=0
+    [[ "$word" == *"$current" ]] && cut=$(( ${#word} - ${#current} ))
     while IFS= read -r reply; do
         if [[ "$reply" == ":path" ]]; then
             compopt -o filenames 2>/dev/null

@@ -70,8 +70,8 @@ def _dispatch(words: list[str]) -> int:
         sys.stdout.flush()
         _complain(str(error))
         print("usage:", file=sys.stderr)
-        for line in command.synopsis:
-            print(f"\tlamina {line}", file=sys.stderr)
+        for line in command.usage():
+            print(f"\t{line}", file=sys.stderr)
         print(f"\nfor the manual, run: lamina help {verb}", file=sys.stderr)
         return error.exit_status
 

@@ -35,7 +35,7 @@ def manual(command: Command) -> str:
     aliases = [alias for alias, verb in ALIASES.items() if verb == command.name]
     parts = [
         _section("NAME", f"lamina {command.name} - {command.summary}"),
-        _section("SYNOPSIS", "\n".join(f"lamina {line}" for line in command.synopsis), wrap=False),
+        _section("SYNOPSIS", "\n".join(command.usage()), wrap=False),
         _section("DESCRIPTION", command.description),
     ]
     if aliases:

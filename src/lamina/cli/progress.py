@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
-from lamina.pool import ImportProgress
 from lamina.pool.names import printable
 from lamina.pool.units import format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import ImportProgress
 
 _REDRAW_SECONDS = 0.1
 _RATE_SECONDS = 5.0
@@ -36,7 +39,16 @@ class ProgressBar:
         self._visible = False
         self.enabled = self._stream.isatty() and os.environ.get("TERM") != "dumb"
 
-    def update(self, job: str, progress: ImportProgress) -> None:
+    def begin(self, label: str) -> None:
+        """Start anew: other work under another label."""
+        with self._lock:
+            self._label = printable(label)
+            self._jobs.clear()
+            self._started = self._clock()
+            self._mark = (self._started, 0)
+            self._rate = 0.0
+
+    def update(self, job: str, progress: "ImportProgress") -> None:
         """Take a job's figures; redraw when the last time is long enough ago."""
         if not self.enabled:
             return

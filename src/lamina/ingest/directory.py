@@ -238,6 +238,7 @@ class _DirectoryImport:
                 if _same(status, os.fstat(fd)):
                     break
                 self._tally.add(0, -size)
+                self._tally.inexact = True
             else:
                 self._left_out(path, linked)
                 return

@@ -35,6 +35,8 @@ class Tally:
     files: int = 0
     bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
+    inexact: bool = False
+    """Whether objects were put that the tree does not reach: of files read twice, left out or replaced."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _next: float = 0.0
 
@@ -55,3 +57,4 @@ class Tally:
         """A file is left out."""
         with self._lock:
             self.problems.append(Problem(path, what))
+            self.inexact = True

@@ -219,6 +219,7 @@ class _TarImport:
                 self._links[gone[0]] = left
                 if left == 0:
                     self._dead.add(gone[0])
+                    self._tally.inexact = True
 
     def _add_xattrs(self, ino: int, xattrs: dict[bytes, bytes]) -> None:
         for key, value in xattrs.items():

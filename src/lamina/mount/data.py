@@ -7,8 +7,11 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
-from lamina.fs.view import TreeView
+if TYPE_CHECKING:
+    from lamina.fs.view import TreeView
+
 
 DEFAULT_CACHE_BYTES = 64 << 20
 DEFAULT_THREADS = 3
@@ -77,7 +80,7 @@ class Wanted:
 class _Job:
     __slots__ = ("key", "started", "view", "waiting")
 
-    def __init__(self, key: bytes, view: TreeView) -> None:
+    def __init__(self, key: bytes, view: "TreeView") -> None:
         self.key = key
         self.view = view
         self.waiting: list[Wanted] = []
@@ -100,7 +103,7 @@ class Decoder:
         for thread in self._threads:
             thread.start()
 
-    def want(self, view: TreeView, wanted: Wanted) -> None:
+    def want(self, view: "TreeView", wanted: Wanted) -> None:
         """Decode every chunk of ``wanted`` that is None, then call its ``done``. At least one must be None."""
         tokens = 0
         with self._lock:
@@ -121,7 +124,7 @@ class Decoder:
         for _ in range(tokens):
             self._tokens.put(True)
 
-    def ahead(self, view: TreeView, keys: Sequence[bytes]) -> None:
+    def ahead(self, view: "TreeView", keys: Sequence[bytes]) -> None:
         """Decode chunks that will be wanted soon, when nothing else is to do."""
         tokens = 0
         with self._lock:

@@ -25,6 +25,7 @@ class Directories:
         namespace: Namespace,
         locate: Callable[[int], tuple[Place, int]],
         known: dict[int, int],
+        listed: Callable[[list[int]], None],
         parents: dict[int, int],
         blocks: Callable[[Place, Inode], int],
         forever: int,
@@ -33,6 +34,7 @@ class Directories:
         self._namespace = namespace
         self._locate = locate
         self._known = known
+        self._listed = listed
         self._parents = parents
         self._blocks = blocks
         self._forever = forever
@@ -47,7 +49,8 @@ class Directories:
 
     def _answer(self, unique: int, node: int, request: bytes, *, plus: bool) -> None:
         _, offset, room = protocol.READ_IN.unpack_from(request, 40)
-        out: list[bytes] = [b""]
+        out: list[bytes] = []
+        files: list[int] = []
         room = self._dots(out, node, offset, room, plus)
         virtual = node >= VIRTUAL or (node == ROOT_NODE and self._namespace.virtual_root)
         if room < 0:
@@ -59,11 +62,13 @@ class Directories:
             if extra is not None and offset < extra.cookie:
                 room = self._child(out, extra, room, plus)
             if plus:
-                self._tree_plus(out, node, offset, room, extra)
+                files = self._tree_plus(out, node, offset, room, extra)
             else:
                 self._tree(out, node, offset, room, extra)
         body = b"".join(out)
-        os.writev(self._device, (protocol.OUT_HEADER.pack(16 + len(body), 0, unique), body))
+        os.write(self._device, protocol.OUT_HEADER.pack(16 + len(body), 0, unique) + body)
+        if files:
+            self._listed(files)
 
     def _dots(self, out: list[bytes], node: int, offset: int, room: int, plus: bool) -> int:
         """Add "." and ".."; the room that is left, negative when one did not fit."""
@@ -107,7 +112,9 @@ class Directories:
                 continue
             out.append(pack(base | entry.ino, entry.cookie, length, entry.mode_type >> 12) + name + pad)
 
-    def _tree_plus(self, out: list[bytes], node: int, offset: int, room: int, extra: Child | None) -> None:
+    def _tree_plus(self, out: list[bytes], node: int, offset: int, room: int, extra: Child | None) -> list[int]:
+        """Add a tree's entries with their attributes; the nodes of the regular files among them."""
+        files: list[int] = []
         place, ino = self._locate(node)
         base, view, blocks, forever = place.base, place.view, self._blocks, self._forever
         known, parents, fields = self._known, self._parents, protocol.attr_fields
@@ -133,7 +140,9 @@ class Directories:
                 continue
             if kind == 8:
                 known[child] = inode.size
+                files.append(child)
             elif kind == 4:
                 parents[child] = node
             attr = fields(inode, child, blocks(place, inode))
             out.append(pack(child, 0, forever, forever, 0, 0, *attr, child, entry.cookie, length, kind) + name + pad)
+        return files

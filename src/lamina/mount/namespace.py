@@ -11,11 +11,13 @@ Node numbers are a pure function of what they name, so that a server that is sta
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lamina.errors import NotFound, UnsupportedPool
 from lamina.fs.types import ROOT_INO
-from lamina.fs.view import TreeView
+
+if TYPE_CHECKING:
+    from lamina.fs.view import TreeView
 
 INO_BITS = 36
 INO_MASK = (1 << INO_BITS) - 1
@@ -62,7 +64,7 @@ class Source(Protocol):
         """The pool's name."""
         ...
 
-    def tree(self, name: str) -> TreeView:
+    def tree(self, name: str) -> "TreeView":
         """The tree of a snapshot, or of a dataset's head."""
         ...
 
@@ -90,7 +92,7 @@ class Source(Protocol):
 class Place:
     """An open tree and the number that its inode numbers are added to."""
 
-    view: TreeView
+    view: "TreeView"
     base: int
 
 
@@ -113,7 +115,7 @@ class Namespace:
     """A name in the root beside the tree's own."""
     extra_visible = False
 
-    def __init__(self, view: TreeView | None) -> None:
+    def __init__(self, view: "TreeView | None") -> None:
         self._places: dict[int, Place] = {}
         if view is not None:
             self._places[0] = Place(_checked(view), 0)
@@ -136,7 +138,7 @@ class Namespace:
         """The directory that holds a virtual directory."""
         return ROOT_NODE
 
-    def _open(self, slot: int) -> TreeView:
+    def _open(self, slot: int) -> "TreeView":
         raise NotFound(f"no tree {slot}")
 
 
@@ -194,7 +196,7 @@ class DatasetNamespace(Namespace):
         listed = self._source.list((self._dataset,), depth=1, types=("snapshot",))
         return [e for e in listed if e.name.startswith(prefix)]
 
-    def _open(self, slot: int) -> TreeView:
+    def _open(self, slot: int) -> "TreeView":
         if slot not in self._names:
             self.children(_SNAPSHOT_DIR)
         if slot not in self._names:
@@ -261,7 +263,7 @@ class PoolNamespace(Namespace):
             children.sort(key=lambda child: child.cookie)
         self._folders, self._parents, self._names = folders, parents, names
 
-    def _open(self, slot: int) -> TreeView:
+    def _open(self, slot: int) -> "TreeView":
         if slot not in self._names:
             self.children(ROOT_NODE)
         if slot not in self._names:
@@ -292,7 +294,7 @@ def _encode(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
-def _checked(view: TreeView) -> TreeView:
+def _checked(view: "TreeView") -> "TreeView":
     if view.totals.next_ino > 1 << INO_BITS:
         raise UnsupportedPool(f"a tree with inode numbers of more than {INO_BITS} bits cannot be mounted")
     return view

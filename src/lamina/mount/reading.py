@@ -10,7 +10,7 @@ from lamina.fs.types import Extent
 from lamina.mount import protocol
 from lamina.mount.data import ChunkCache, Decoder, Wanted
 from lamina.mount.namespace import Place
-from lamina.mount.push import Pusher
+from lamina.mount.push import Push, Pusher
 
 _SMALL = 128 << 10
 """Files up to this many bytes: all extents are taken at once, and the rest of the chunk is always pushed."""
@@ -106,6 +106,7 @@ class Reader:
         self._known = known
         self._report = report
         self._states: dict[int, FileState] = {}
+        self._hints = pusher.hints
 
     def forget(self, node: int) -> None:
         """The kernel has dropped an inode."""
@@ -128,6 +129,9 @@ class Reader:
     def read(self, unique: int, node: int, request: bytes) -> None:
         """READ: answered here when every chunk is in the cache, else by the thread that decodes the last."""
         _, offset, length = protocol.READ_IN.unpack_from(request, 40)
+        hint = self._hints.get(node)
+        if hint is not None and self._read_small(unique, node, hint, offset, length):
+            return
         state = self._state(node)
         size = state.size
         end = min(offset + length, size)
@@ -159,20 +163,44 @@ class Reader:
         extents: list[Extent] | None = None
         if chunks and length <= _SMALL_READ and (size <= _SMALL or (not sequential and offset)):
             # Taken now: a later request may load another window before a decoding thread gets to push.
-            extents = state.touching(offset, end)
+            extents = state.touching(offset, end) or None
         if missing:
 
             def done(wanted: Wanted) -> None:
                 if wanted.error is not None:
                     self._fail(unique, node, wanted.error_key, wanted.error)
-                elif self._answer(unique, node, parts, wanted.chunks) and extents:
-                    self._push(state, extents, offset, end, wanted.chunks)
+                    return
+                push = None if extents is None else self._plan_push(state, extents, offset, end, wanted.chunks)
+
+                def answer() -> bool:
+                    return self._answer(unique, node, parts, wanted.chunks)
+
+                if push is not None and push.shared is not None and self._pusher.push_then(push, answer):
+                    return
+                if answer() and push is not None:
+                    self._pusher.push(push)
 
             self._decoder.want(state.place.view, Wanted(chunks, done))
         elif self._answer(unique, node, parts, chunks) and extents:
-            self._push(state, extents, offset, end, chunks)
+            push = self._plan_push(state, extents, offset, end, chunks)
+            if push is not None:
+                self._pusher.push(push)
         if sequential and state.run > 1 and end < size:
             self._read_ahead(state, end)
+
+    def _read_small(self, unique: int, node: int, extent: Extent, offset: int, length: int) -> bool:
+        """Answer for a small file that is known to lie whole in a chunk that is in the cache. False: the long way."""
+        data = self._cache.get(extent.key)
+        size = extent.length
+        if data is None or self._known.get(node) != size or len(data) < extent.chunk_offset + size:
+            return False
+        start = extent.chunk_offset
+        body = data[start + offset : start + min(offset + length, size)] if offset < size else b""
+        os.write(self._device, protocol.OUT_HEADER.pack(16 + len(body), 0, unique) + body)
+        if self._pusher.wants(extent.key):
+            place, ino = self._locate(node)
+            self._pusher.push(Push(place, ino, size, [], {extent.key: data}, extent.key))
+        return True
 
     def _answer(self, unique: int, node: int, parts: list[Part], chunks: dict[bytes, bytes | None]) -> bool:
         iov: list[bytes | memoryview] = [b""]
@@ -209,18 +237,18 @@ class Reader:
             if gone.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
-    def _push(
+    def _plan_push(
         self, state: FileState, extents: list[Extent], start: int, end: int, chunks: dict[bytes, bytes | None]
-    ) -> None:
+    ) -> Push | None:
         first = extents[0]
         data = chunks.get(first.key)
         # A chunk that holds this file whole and more than it is one that small files share.
         shared = state.size <= _SMALL and first.length == state.size and data is not None and len(data) > first.length
         if start <= first.offset and end >= extents[-1].offset + extents[-1].length:
             if not shared:
-                return
+                return None
             extents = []
-        self._pusher.push(state.place, state.ino, state.size, extents, first.key, chunks, shared)
+        return Push(state.place, state.ino, state.size, extents, chunks, first.key if shared else None)
 
     def _read_ahead(self, state: FileState, end: int) -> None:
         distance = min(_AHEAD_MIN * state.run, _AHEAD_MAX)

@@ -38,7 +38,6 @@ _PROBED = 128 << 10
 _WANTED = (
     protocol.ASYNC_READ
     | protocol.DO_READDIRPLUS
-    | protocol.READDIRPLUS_AUTO
     | protocol.ASYNC_DIO
     | protocol.NO_OPEN_SUPPORT
     | protocol.NO_OPENDIR_SUPPORT
@@ -80,9 +79,11 @@ class Server:
         self._xattrs: tuple[int, dict[bytes, bytes]] = (0, {})
         cache = ChunkCache(cache_bytes)
         self._decoder = Decoder(cache, threads, self._unexpected)
-        self._pusher = Pusher(device, self._known, self._unexpected)
+        self._pusher = Pusher(device, cache, self._known, self._unexpected)
         self._reader = Reader(device, cache, self._decoder, self._pusher, self._locate, self._known, self._read_failed)
-        self._directories = Directories(device, namespace, self._locate, self._known, self._parents, blocks, FOREVER)
+        self._directories = Directories(
+            device, namespace, self._locate, self._known, self._pusher.listed, self._parents, blocks, FOREVER
+        )
         self._handlers = self._table()
 
     # The loop -------------------------------------------------------------------------------------------------------
@@ -268,6 +269,7 @@ class Server:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[child] = inode.size
+            self._pusher.listed((child,))
         elif kind == stat.S_IFDIR:
             self._parents[child] = parent
 
@@ -340,7 +342,9 @@ class Server:
             totals = self._locate(node)[0].view.totals
             used, files = -(-totals.data_bytes // protocol.BLOCK), totals.inodes
         size = protocol.BLOCK
-        os.write(self._device, protocol.STATFS_REPLY.pack(96, 0, unique, used, 0, 0, files, 0, size, _NAME_MAX, size, 0))
+        os.write(
+            self._device, protocol.STATFS_REPLY.pack(96, 0, unique, used, 0, 0, files, 0, size, _NAME_MAX, size, 0)
+        )
 
     # Extended attributes --------------------------------------------------------------------------------------------
 

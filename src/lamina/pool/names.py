@@ -22,41 +22,36 @@ _RESERVED_PREFIXES = ("mirror", "raidz", "draid", "spare")
 _EMPTY = "empty component or misplaced '@' or '#' delimiter in name"
 _TOO_LONG = "name is too long"
 _MISSING_AT = "missing '@' delimiter in snapshot name"
-# What a terminal obeys or what hides text, beyond C0 and C1: line and paragraph separators, bidirectional overrides,
-# zero-width characters and the byte-order mark.
-_HIDDEN = frozenset([0xAD, 0x61C, *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF])
 
 
 def printable(text: str | bytes, *, backslash: bool = False) -> str:
     r"""Return ``text`` with everything that could act on a terminal written as an escape.
 
-    Control bytes and bytes that are no UTF-8 become ``\xNN``, hidden or direction-changing characters ``\uNNNN``;
-    tab, newline and carriage return become ``\t``, ``\n``, ``\r``. With ``backslash=True`` a backslash is doubled,
-    which makes the result reversible; without, the function can be applied twice.
+    Control bytes and bytes that are no UTF-8 become ``\xNN``; other characters that ``str.isprintable`` refuses
+    (C1 controls, hidden and direction-changing ones, odd blanks) ``\uNNNN``; tab, newline and carriage return ``\t``,
+    ``\n``, ``\r``. With ``backslash=True`` a backslash is doubled, which makes the result reversible; without, the
+    function can be applied twice.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
-    if text.isascii() and text.isprintable() and not (backslash and "\\" in text):
+    if text.isprintable() and not (backslash and "\\" in text):
         return text
     return "".join(_escaped(character, backslash) for character in text)
 
 
 def _escaped(character: str, backslash: bool) -> str:
-    code = ord(character)
     if character == "\\":
-        return "\\\\" if backslash else "\\"
-    if 0x20 <= code < 0x7F:
+        return "\\\\" if backslash else character
+    if character.isprintable():
         return character
     if character in "\t\n\r":
         return {"\t": "\\t", "\n": "\\n", "\r": "\\r"}[character]
-    if code < 0xA0:
-        # A C1 control is two bytes of UTF-8; written as one code it would read as a byte that was never there.
-        return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+    code = ord(character)
+    if code < 0x80:
+        return f"\\x{code:02x}"
     if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    if code in _HIDDEN or 0xD800 <= code <= 0xDFFF or 0xE0000 <= code <= 0xE0FFF:
-        return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    return character
+        return f"\\x{code - 0xDC00:02x}"  # a byte that is no UTF-8 (surrogateescape)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def pool_of_name(name: str) -> str:

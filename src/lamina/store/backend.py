@@ -87,6 +87,8 @@ class LocalAppender:
         except OSError as error:
             _raise(error, f"cannot write '{path}'")
         self._path = path
+        if size == 0:
+            os.fchmod(self._fd, mode)  # whatever the umask: the pool's permissions were chosen when it was made
         os.ftruncate(self._fd, size)
         os.lseek(self._fd, size, os.SEEK_SET)
         self._new = size == 0

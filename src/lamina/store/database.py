@@ -5,6 +5,7 @@ transaction can make new objects and the name that reaches them visible together
 """
 
 import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -65,8 +66,10 @@ class Database:
         self._depth = 0
 
     @classmethod
-    def create(cls, path: Path, schema: str) -> "Database":
-        """A new database with the store's tables and ``schema``."""
+    def create(cls, path: Path, schema: str, file_mode: int = 0o600) -> "Database":
+        """A new database with the store's tables and ``schema``; SQLite gives its log files the same permissions."""
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, file_mode))
+        os.chmod(path, file_mode)
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute("PRAGMA page_size = 4096")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -180,8 +183,6 @@ class Database:
 
 def put_back_logs(path: Path) -> None:
     """Create empty ``-wal`` and ``-shm`` files beside a database where they are missing, with its permissions."""
-    import os
-
     status = path.stat()
     for suffix in ("-wal", "-shm"):
         with contextlib.suppress(OSError):

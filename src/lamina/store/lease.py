@@ -18,17 +18,18 @@ from lamina.store.database import Database
 class Lease:
     """One process's lease on a pool, held until ``close``."""
 
-    def __init__(self, directory: Path, database: Database, generation: int) -> None:
+    def __init__(self, directory: Path, database: Database, generation: int, file_mode: int = 0o600) -> None:
         self.name = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._path = directory / self.name
         self._database = database
         try:
-            self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, file_mode)
         except PermissionError:
             raise AccessDenied(f"cannot write to the pool: permission denied on '{directory}'") from None
         except OSError as error:
             raise NoSpace(f"cannot write to the pool: {error.strerror}") from error
         try:
+            os.fchmod(self._fd, file_mode)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             with database.transaction():
                 database.execute(

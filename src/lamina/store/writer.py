@@ -68,13 +68,15 @@ class StoreWriter:
     ``reached`` collects the row numbers of all objects that the caller put, new or shared.
     """
 
-    def __init__(self, store: ObjectStore, leases: Path, guid: int, generation: Callable[[], int]) -> None:
+    def __init__(
+        self, store: ObjectStore, leases: Path, guid: int, generation: Callable[[], int], file_mode: int = 0o600
+    ) -> None:
         self._store = store
         self._database = store.database
         self._guid = guid
         self._generation = generation
         self._leases = leases
-        self._lease = Lease(leases, store.database, generation())
+        self._lease = Lease(leases, store.database, generation(), file_mode)
         self._started = generation()
         self._lock = threading.RLock()
         self._appender: Appender | None = None
@@ -233,23 +235,41 @@ class StoreWriter:
                 self._own_ids.add(location.id)
 
     @contextlib.contextmanager
-    def commit(self, names: Sequence[bytes] = ()) -> Iterator[None]:
+    def commit(self) -> Iterator[list[bytes]]:
         """Make all that was put durable, then run the body in one transaction: the rows that name a root.
 
-        ``names`` are name records to append before the sync. The objects reached lose their condemned mark in the
-        same transaction.
+        The body appends name records (JSON) to the list it gets; they are in a pack, synced, before the transaction commits.
+        The objects reached lose their condemned mark in the same transaction.
         """
         with self._lock:
-            for record in names:
-                key = blake3(record).digest()
-                self.append((self.encode(key, record, Kind.NAMES, DEFAULT),))
             self._flush()
-            with self._database.transaction():
-                for (condemned,) in self._database.query("SELECT id FROM object WHERE condemned IS NOT NULL"):
-                    if condemned in self.reached:
-                        self._database.execute("UPDATE object SET condemned = NULL WHERE id = ?", (condemned,))
-                yield
-                self._lease.renew(self._generation())
+            names: list[bytes] = []
+            try:
+                with self._database.transaction():
+                    for (condemned,) in self._database.query("SELECT id FROM object WHERE condemned IS NOT NULL"):
+                        if condemned in self.reached:
+                            self._database.execute("UPDATE object SET condemned = NULL WHERE id = ?", (condemned,))
+                    yield names
+                    for record in names:
+                        self._append(self.encode(blake3(record).digest(), record, Kind.NAMES, DEFAULT))
+                    if names:
+                        self._sync()
+                    self._lease.renew(self._generation())
+            except BaseException:
+                # The row of a pack begun in this transaction is gone with it.
+                if self._appender is not None:
+                    self._appender.close()
+                    self._appender = None
+                    self._buffer, self._buffered = [], 0
+                raise
+
+    def _sync(self) -> None:
+        """What was appended is durable and may be named, once the transaction around this commits."""
+        assert self._appender is not None
+        self._drain()
+        self._appender.sync()
+        self._database.execute("UPDATE pack SET size = ? WHERE id = ?", (self._size, self._pack))
+        self._committed = self._size
 
     def close(self) -> None:
         """Release the pack and the lease. What was flushed stays in the pool."""

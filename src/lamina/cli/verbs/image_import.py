@@ -33,7 +33,7 @@ def run(arguments: Arguments) -> int:
     jobs = _jobs(arguments.value("jobs"))
     _check(pairs)
     json = arguments.has("json")
-    bar = ProgressBar("importing")
+    bar = ProgressBar(pairs[0][1] if len(pairs) == 1 else f"{len(pairs)} images")
     if arguments.has("quiet") or json:
         bar.enabled = False
     try:
@@ -125,7 +125,9 @@ def _import_all(
     stop = threading.Event()
     if jobs == 1:
         reports: list[ImportReport] = []
-        for source, name in pairs:
+        for number, (source, name) in enumerate(pairs, 1):
+            if len(pairs) > 1:
+                bar.begin(f"{number}/{len(pairs)} {name}")
             try:
                 reports.append(_import(source, name, format_, bar, stop))
             except LaminaError as error:

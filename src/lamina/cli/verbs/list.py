@@ -93,12 +93,13 @@ def _columns(arguments: Arguments) -> list[str]:
 
 def _sort_keys(arguments: Arguments) -> list[tuple[str, bool]]:
     keys = []
-    for option, descending in (("sort", False), ("reverse-sort", True)):
-        for word in arguments.lists(option):
+    for option, word in arguments.given:
+        if option in ("sort", "reverse-sort"):
             try:
-                keys += [(name, descending) for name in parse_properties_list([word], extra=("name",))]
+                (name,) = parse_properties_list([word], extra=("name",))
             except UsageError:
                 raise UsageError(f"invalid property '{word}'") from None
+            keys.append((name, option == "reverse-sort"))
     return keys
 
 

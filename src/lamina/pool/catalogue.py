@@ -1,0 +1,367 @@
+"""The names of a pool: datasets, snapshots, properties and roots, as rows.
+
+Every change is one transaction that also appends a name record to a pack. A record holds the whole rows that changed, so
+that the last record of each row, by ``txg``, brings the names back from packs alone:
+
+    {"v": 1, "txg": N, "time": seconds, "changes": [{"dataset": {...}} | {"snapshot": {...}} | {"dropped": [kind, id]}]}
+"""
+
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lamina.errors import NotFound
+from lamina.pool.names import printable, split_snapshot
+from lamina.store.database import Database
+from lamina.store.writer import StoreWriter
+
+SCHEMA_VERSION = 1
+
+POOL_SCHEMA = f"""
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE meta(name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+CREATE TABLE tree(
+    root INTEGER PRIMARY KEY REFERENCES object(id),
+    inodes INTEGER NOT NULL,
+    files INTEGER NOT NULL,
+    directories INTEGER NOT NULL,
+    data_bytes INTEGER NOT NULL,
+    stored INTEGER NOT NULL,
+    decoded INTEGER NOT NULL,
+    objects BLOB NOT NULL
+) STRICT;
+CREATE TABLE dataset(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    guid INTEGER NOT NULL,
+    creation INTEGER NOT NULL,
+    txg INTEGER NOT NULL,
+    head INTEGER REFERENCES tree(root),
+    follows INTEGER REFERENCES snapshot(id) ON DELETE SET NULL DEFERRABLE INITIALLY DEFERRED,
+    taken INTEGER NOT NULL DEFAULT 0,
+    origin INTEGER REFERENCES snapshot(id)
+) STRICT;
+CREATE TABLE snapshot(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    dataset INTEGER NOT NULL REFERENCES dataset(id),
+    name TEXT NOT NULL,
+    guid INTEGER NOT NULL,
+    creation INTEGER NOT NULL,
+    txg INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('snapshot', 'image')),
+    root INTEGER REFERENCES tree(root),
+    taken INTEGER NOT NULL,
+    UNIQUE (dataset, name)
+) STRICT;
+CREATE TABLE dataset_property(
+    dataset INTEGER NOT NULL REFERENCES dataset(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (dataset, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE snapshot_property(
+    snapshot INTEGER NOT NULL REFERENCES snapshot(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (snapshot, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE figure(
+    kind TEXT NOT NULL,
+    id INTEGER NOT NULL,
+    figures TEXT NOT NULL,
+    PRIMARY KEY (kind, id)
+) STRICT, WITHOUT ROWID;
+"""
+"""``tree``: every root that a name may refer to, with its totals and the row numbers of all objects it reaches (a
+serialised 64-bit Roaring bitmap). ``dataset.follows``: the image snapshot whose tree the head is, for a repository of images.
+``taken``: logical bytes taken in by the import or snapshot. ``figure``: results of accounting, thrown away at each change."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """A dataset. ``head`` is the row of its root object, None for an empty file system; ``taken`` bytes."""
+
+    id: int
+    name: str
+    guid: int
+    creation: int
+    txg: int
+    head: int | None
+    follows: int | None
+    taken: int
+    origin: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """A snapshot; ``name`` is the part after the ``@``."""
+
+    id: int
+    dataset: int
+    name: str
+    guid: int
+    creation: int
+    txg: int
+    kind: str
+    root: int | None
+    taken: int
+
+
+_DATASET = "id, name, guid, creation, txg, head, follows, taken, origin"
+_SNAPSHOT = "id, dataset, name, guid, creation, txg, kind, root, taken"
+
+
+@dataclass
+class Change:
+    """A change of names that is being made: what it has touched is written to its name record."""
+
+    txg: int
+    time: int
+    datasets: set[int] = field(default_factory=set)
+    snapshots: set[int] = field(default_factory=set)
+    dropped: list[tuple[str, int]] = field(default_factory=list)
+    accounting: bool = False
+
+
+class Catalogue:
+    """Rows of names by name. Changes are made inside ``change``."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # -- meta -----------------------------------------------------------------------------------------------------
+
+    def meta(self, name: str) -> Any:
+        """A value of the pool's own: ``txg``, ``generation``, ``features``."""
+        rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Set one, inside a transaction."""
+        self.database.execute("INSERT OR REPLACE INTO meta(name, value) VALUES (?, ?)", (name, value))
+
+    def generation(self) -> int:
+        """How often what names reach has changed: figures of accounting hold for one generation."""
+        return int(self.meta("generation") or 0)
+
+    # -- finding --------------------------------------------------------------------------------------------------
+
+    def find_dataset(self, name: str) -> DatasetRow | None:
+        """The dataset of this name."""
+        rows = self.database.query(f"SELECT {_DATASET} FROM dataset WHERE name = ?", (name,))
+        return DatasetRow(*rows[0]) if rows else None
+
+    def dataset(self, name: str, verb: str = "open") -> DatasetRow:
+        """The dataset of this name. Raises ``NotFound`` in OpenZFS's words."""
+        row = self.find_dataset(name)
+        if row is None:
+            raise NotFound(f"cannot {verb} '{printable(name)}': dataset does not exist")
+        return row
+
+    def dataset_by_id(self, number: int) -> DatasetRow:
+        """A dataset by its row."""
+        return DatasetRow(*self.database.query(f"SELECT {_DATASET} FROM dataset WHERE id = ?", (number,))[0])
+
+    def datasets(self, below: str | None = None) -> list[DatasetRow]:
+        """All datasets, or ``below`` and those under it, parents before children, names in order of their components."""
+        if below is None:
+            rows = self.database.query(f"SELECT {_DATASET} FROM dataset")
+        else:
+            rows = self.database.query(
+                f"SELECT {_DATASET} FROM dataset WHERE name = ? OR (name >= ? AND name < ?)",
+                (below, below + "/", below + "0"),  # "0" follows "/" in ASCII
+            )
+        return sorted((DatasetRow(*row) for row in rows), key=lambda row: row.name.split("/"))
+
+    def find_snapshot(self, name: str) -> SnapshotRow | None:
+        """The snapshot of this full name."""
+        dataset, snapshot = split_snapshot(name)
+        rows = self.database.query(
+            f"SELECT {', '.join('s.' + column for column in _SNAPSHOT.split(', '))} FROM snapshot s "
+            "JOIN dataset d ON d.id = s.dataset WHERE d.name = ? AND s.name = ?",
+            (dataset, snapshot),
+        )
+        return SnapshotRow(*rows[0]) if rows else None
+
+    def snapshots(self, dataset: int | None = None) -> list[SnapshotRow]:
+        """Snapshots of a dataset, or of all, in the order they were made."""
+        if dataset is None:
+            rows = self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot ORDER BY txg, id")
+        else:
+            rows = self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE dataset = ? ORDER BY txg, id", (dataset,))
+        return [SnapshotRow(*row) for row in rows]
+
+    def local_properties(self) -> dict[int, dict[str, str]]:
+        """Properties set on datasets, by row."""
+        found: dict[int, dict[str, str]] = {}
+        for dataset, name, value in self.database.query("SELECT dataset, name, value FROM dataset_property"):
+            found.setdefault(dataset, {})[name] = value
+        return found
+
+    def snapshot_properties(self) -> dict[int, dict[str, str]]:
+        """Properties set on snapshots, by row."""
+        found: dict[int, dict[str, str]] = {}
+        for snapshot, name, value in self.database.query("SELECT snapshot, name, value FROM snapshot_property"):
+            found.setdefault(snapshot, {})[name] = value
+        return found
+
+    # -- changing -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def change(self, writer: StoreWriter) -> Iterator[Change]:
+        """One transaction of changes of names, with its record in a pack."""
+        with writer.commit() as records:
+            change = Change(txg=int(self.meta("txg") or 0) + 1, time=int(time.time()))
+            yield change
+            self.set_meta("txg", change.txg)
+            if change.accounting:
+                self.set_meta("generation", self.generation() + 1)
+                self.database.execute("DELETE FROM figure")
+            records.append(self._record(change))
+
+    def add_dataset(self, change: Change, name: str, properties: dict[str, str]) -> int:
+        """A new, empty dataset; its row."""
+        number = self.database.execute(
+            "INSERT INTO dataset(name, guid, creation, txg) VALUES (?, ?, ?, ?)",
+            (name, secrets.randbits(63), change.time, change.txg),
+        )
+        self.set_dataset_properties(change, number, properties)
+        change.datasets.add(number)
+        change.accounting = True
+        return number
+
+    def add_snapshot(self, change: Change, dataset: int, name: str, kind: str, root: int | None, taken: int) -> int:
+        """A new snapshot; its row."""
+        number = self.database.execute(
+            "INSERT INTO snapshot(dataset, name, guid, creation, txg, kind, root, taken) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (dataset, name, secrets.randbits(63), change.time, change.txg, kind, root, taken),
+        )
+        change.snapshots.add(number)
+        change.accounting = True
+        return number
+
+    def set_head(self, change: Change, dataset: int, head: int | None, follows: int | None, taken: int) -> None:
+        """Move the head of a dataset."""
+        self.database.execute(
+            "UPDATE dataset SET head = ?, follows = ?, taken = ? WHERE id = ?", (head, follows, taken, dataset)
+        )
+        change.datasets.add(dataset)
+        change.accounting = True
+
+    def set_dataset_properties(self, change: Change, dataset: int, properties: dict[str, str]) -> None:
+        """Set properties locally."""
+        self.database.execute_many(
+            "INSERT OR REPLACE INTO dataset_property(dataset, name, value) VALUES (?, ?, ?)",
+            [(dataset, name, value) for name, value in properties.items()],
+        )
+        change.datasets.add(dataset)
+
+    def set_snapshot_properties(self, change: Change, snapshot: int, properties: dict[str, str]) -> None:
+        """Set user properties of a snapshot."""
+        self.database.execute_many(
+            "INSERT OR REPLACE INTO snapshot_property(snapshot, name, value) VALUES (?, ?, ?)",
+            [(snapshot, name, value) for name, value in properties.items()],
+        )
+        change.snapshots.add(snapshot)
+
+    def clear_property(self, change: Change, dataset: int | None, snapshot: int | None, name: str) -> None:
+        """Forget a local property of a dataset or a snapshot."""
+        if dataset is not None:
+            self.database.execute("DELETE FROM dataset_property WHERE dataset = ? AND name = ?", (dataset, name))
+            change.datasets.add(dataset)
+        if snapshot is not None:
+            self.database.execute("DELETE FROM snapshot_property WHERE snapshot = ? AND name = ?", (snapshot, name))
+            change.snapshots.add(snapshot)
+
+    def rename_dataset(self, change: Change, old: str, new: str) -> None:
+        """Rename a dataset and all below it."""
+        for row in self.datasets(old):
+            self.database.execute("UPDATE dataset SET name = ? WHERE id = ?", (new + row.name[len(old) :], row.id))
+            change.datasets.add(row.id)
+        change.accounting = True
+
+    def rename_snapshot(self, change: Change, snapshot: int, name: str) -> None:
+        """Rename a snapshot within its dataset."""
+        self.database.execute("UPDATE snapshot SET name = ? WHERE id = ?", (name, snapshot))
+        change.snapshots.add(snapshot)
+
+    def drop_snapshot(self, change: Change, snapshot: int) -> None:
+        """Remove a snapshot's row. A head that followed it goes back to the image imported before, or is empty."""
+        for (dataset,) in self.database.query("SELECT id FROM dataset WHERE follows = ?", (snapshot,)):
+            images = [row for row in self.snapshots(dataset) if row.kind == "image" and row.id != snapshot]
+            if images:
+                self.set_head(change, dataset, images[-1].root, images[-1].id, images[-1].taken)
+            else:
+                self.set_head(change, dataset, None, None, 0)
+        self.database.execute("DELETE FROM snapshot WHERE id = ?", (snapshot,))
+        change.snapshots.discard(snapshot)
+        change.dropped.append(("snapshot", snapshot))
+        change.accounting = True
+
+    def drop_dataset(self, change: Change, dataset: int) -> None:
+        """Remove a dataset's row; its snapshots are gone before."""
+        self.database.execute("DELETE FROM dataset WHERE id = ?", (dataset,))
+        change.datasets.discard(dataset)
+        change.dropped.append(("dataset", dataset))
+        change.accounting = True
+
+    def sweep_trees(self) -> None:
+        """Forget totals and bitmaps of roots that no name refers to, inside a transaction."""
+        self.database.execute(
+            "DELETE FROM tree WHERE root NOT IN (SELECT head FROM dataset WHERE head IS NOT NULL "
+            "UNION SELECT root FROM snapshot WHERE root IS NOT NULL)"
+        )
+
+    def _record(self, change: Change) -> bytes:
+        changes: list[dict[str, Any]] = []
+        properties = self.local_properties() if change.datasets else {}
+        for number in sorted(change.datasets):
+            row = self.dataset_by_id(number)
+            changes.append(
+                {
+                    "dataset": {
+                        "id": row.id,
+                        "name": row.name,
+                        "guid": row.guid,
+                        "creation": row.creation,
+                        "txg": row.txg,
+                        "head": self._key(row.head),
+                        "follows": row.follows,
+                        "taken": row.taken,
+                        "origin": row.origin,
+                        "properties": properties.get(row.id, {}),
+                    }
+                }
+            )
+        for number in sorted(change.snapshots):
+            row_ = SnapshotRow(*self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE id = ?", (number,))[0])
+            local = self.database.query("SELECT name, value FROM snapshot_property WHERE snapshot = ?", (number,))
+            changes.append(
+                {
+                    "snapshot": {
+                        "id": row_.id,
+                        "dataset": row_.dataset,
+                        "name": row_.name,
+                        "guid": row_.guid,
+                        "creation": row_.creation,
+                        "txg": row_.txg,
+                        "kind": row_.kind,
+                        "root": self._key(row_.root),
+                        "taken": row_.taken,
+                        "properties": dict(local),
+                    }
+                }
+            )
+        changes += [{"dropped": list(item)} for item in change.dropped]
+        record = {"v": 1, "txg": change.txg, "time": change.time, "changes": changes}
+        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+    def _key(self, root: int | None) -> str | None:
+        if root is None:
+            return None
+        key: bytes = self.database.query("SELECT key FROM object WHERE id = ?", (root,))[0][0]
+        return key.hex()

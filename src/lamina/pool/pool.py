@@ -1,0 +1,561 @@
+"""A pool: what the command line does, ``Pool`` does."""
+
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from lamina.errors import AlreadyExists, Busy, InvalidName, LaminaError, NotFound, PropertyError, UnsupportedPool
+from lamina.fs.view import StoredTree, TreeView
+from lamina.pool import files, registry
+from lamina.pool.accounting import Accounting
+from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue, SnapshotRow
+from lamina.pool.empty import empty_tree
+from lamina.pool.images import ImportReport, import_image
+from lamina.pool.names import (
+    check_dataset_name,
+    check_name,
+    check_pool_name,
+    check_snapshot_name,
+    parent_of,
+    pool_of_name,
+    printable,
+    split_snapshot,
+)
+from lamina.pool.properties import check_inherit, parse_properties
+from lamina.pool.values import Entry, PropertyValue, Values
+from lamina.pool.verify import Difference, verify_tree
+from lamina.store.backend import LocalBackend
+from lamina.store.database import Database
+from lamina.store.objects import ObjectStore
+from lamina.store.writer import StoreWriter
+
+RESERVE = 32 << 20
+"""Bytes of the disk, or a 32nd of it if that is less, that stay free so that destroying can always finish."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpace:
+    """Space of a pool in bytes; ``capacity`` in percent."""
+
+    size: int
+    allocated: int
+    free: int
+    capacity: int
+    dedupratio: float
+    health: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What a pool holds."""
+
+    name: str
+    state: str
+    path: str
+    packs: int
+    objects: int
+    datasets: int
+    snapshots: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyPlan:
+    """What a destroy takes away, in order, and the bytes that nothing else refers to afterwards."""
+
+    names: list[str]
+    reclaim: int
+
+
+# ``Pool.list`` hides the type's name inside the class.
+Names = list[str]
+Entries = list[Entry]
+Differences = list[Difference]
+Answers = list[dict[str, PropertyValue]]
+
+
+class Pool:
+    """An open pool. Use as a context manager, or ``close`` it. For one thread, but for the trees it gives out."""
+
+    def __init__(self, path: Path, marker: files.PoolMarker, database: Database) -> None:
+        self.path = path
+        self.name = marker.name
+        self.guid = marker.guid
+        self.writable = database.writable
+        self._marker = marker
+        self._database = database
+        self._catalogue = Catalogue(database)
+        self._backend = LocalBackend(path / files.PACKS, marker.file_mode)
+        self.store = ObjectStore(database, self._backend)
+
+    # -- making and opening ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        path: str | Path,
+        *,
+        group: str | None = None,
+        mode: int | None = None,
+        properties: Mapping[str, str] | None = None,
+    ) -> "Pool":
+        """Make the directory ``path`` a pool and make it known as ``name``.
+
+        ``group`` and ``mode`` (of directories, such as 0o750) say who else may read or write it; ``properties`` are set
+        on its root dataset. Raises ``AlreadyExists``, ``InvalidName``, ``PropertyError``, ``AccessDenied``.
+        """
+        check_pool_name(name)
+        stored = parse_properties(properties or {}, prefix=f"cannot create '{name}': ")
+        if registry.find(name) is not None:
+            raise AlreadyExists(f"cannot create '{name}': pool already exists")
+        place = Path(os.path.abspath(path))
+        existed = place.exists()
+        marker = files.make_directory(name, place, group, mode)
+        try:
+            database = Database.create(place / files.CATALOGUE, POOL_SCHEMA, marker.file_mode)
+            pool = cls(place, marker, database)
+            with pool._writer() as writer, pool._catalogue.change(writer) as change:
+                pool._catalogue.set_meta("guid", marker.guid)
+                pool._catalogue.add_dataset(change, name, stored)
+            registry.add(name, place)
+            files.write_marker(place, marker)
+        except BaseException:
+            for leftover in (*place.glob("*"), *place.glob(".*.new")):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
+            if not existed:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        return pool
+
+    @classmethod
+    def open(cls, name_or_path: str | Path, *, write: bool = False) -> "Pool":
+        """Open a pool by its name or its directory.
+
+        Raises ``NotFound``, ``AccessDenied``, ``UnsupportedPool`` (a newer version, unknown features, no pool).
+        """
+        text = str(name_or_path)
+        if isinstance(name_or_path, Path) or "/" in text:
+            path: Path | None = Path(os.path.abspath(text))
+            shown = printable(text)
+        else:
+            path, shown = registry.find(text), printable(text)
+        if path is None:
+            raise NotFound(f"cannot open '{shown}': no such pool")
+        marker = files.read_marker(path, shown)
+        if write:
+            files.check_writable(path, marker.name)
+        database = Database(path / files.CATALOGUE, write=write)
+        try:
+            version = database.query("PRAGMA user_version")[0][0]
+            if version > SCHEMA_VERSION:
+                raise UnsupportedPool(
+                    f"cannot open '{shown}': its catalogue is of version {version}, this lamina knows up to "
+                    f"{SCHEMA_VERSION}; use a newer lamina"
+                )
+        except BaseException:
+            database.close()
+            raise
+        return cls(path, marker, database)
+
+    def close(self) -> None:
+        """Release the pool."""
+        self._backend.close()
+        self._database.close()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- the pool itself ------------------------------------------------------------------------------------------
+
+    def space(self) -> PoolSpace:
+        """Size, allocated and free bytes of the pool; its size is what it has and what the disk still gives."""
+        allocated = sum(
+            (self.path / files.PACKS / name).stat().st_blocks * 512 for name in self._backend.list()
+        ) + sum(path.stat().st_blocks * 512 for path in self.path.glob(files.CATALOGUE + "*"))
+        free = self._free()
+        figures = Accounting(self._catalogue).figures()[0]
+        root = self._catalogue.dataset(self.name)
+        dedup = figures[root.id].dedupratio()
+        return PoolSpace(allocated + free, allocated, free, allocated * 100 // max(allocated + free, 1), dedup, "ONLINE")
+
+    def status(self) -> PoolStatus:
+        """Counts of what the pool holds. ``errors`` is what scrub found; without a scrub none are known."""
+        counts = [
+            self._database.query(f"SELECT count(*) FROM {table}")[0][0]
+            for table in ("pack", "object", "dataset", "snapshot")
+        ]
+        return PoolStatus(self.name, "ONLINE", str(self.path), *counts, 0)
+
+    def _free(self) -> int:
+        status = os.statvfs(self.path)
+        reserve = min(RESERVE, status.f_blocks * status.f_frsize // 32)
+        return max(status.f_bavail * status.f_frsize - reserve, 0)
+
+    # -- names ----------------------------------------------------------------------------------------------------
+
+    def exists(self, name: str) -> bool:
+        """Whether a dataset or snapshot of this name is there."""
+        if "@" in name:
+            return self._catalogue.find_snapshot(name) is not None
+        return self._catalogue.find_dataset(name) is not None
+
+    def list(
+        self,
+        roots: Sequence[str] = (),
+        *,
+        recursive: bool = False,
+        depth: int | None = None,
+        types: Collection[str] = ("filesystem",),
+    ) -> Entries:
+        """Datasets and snapshots, in OpenZFS's order: a dataset, its snapshots by age, its children by name.
+
+        No ``roots``: the whole pool. ``depth`` bounds how far below a root, a snapshot being one below its dataset. Asked
+        for snapshots alone, a root gives its own. Raises ``NotFound``.
+        """
+        only_snapshots = "filesystem" not in types
+        limit = depth if depth is not None else None if recursive or not roots else 1 if only_snapshots else 0
+        snapshots: dict[int, list[SnapshotRow]] = {}
+        if "snapshot" in types or "image" in types:
+            for row in self._catalogue.snapshots():
+                snapshots.setdefault(row.dataset, []).append(row)
+        found: dict[str, Entry] = {}
+        for root in roots or [self.name]:
+            check_name(root)
+            if "@" in root:
+                found.setdefault(root, self.entry(root))
+                continue
+            base = self._catalogue.dataset(root).name.count("/")
+            for dataset in self._catalogue.datasets(root):
+                level = dataset.name.count("/") - base
+                if limit is not None and level > limit:
+                    continue
+                if not only_snapshots:
+                    found.setdefault(dataset.name, Entry(dataset.name, "filesystem", dataset.id))
+                if limit is None or level + 1 <= limit:
+                    for row in snapshots.get(dataset.id, ()):
+                        if "snapshot" in types or row.kind in types:
+                            name = f"{dataset.name}@{row.name}"
+                            found.setdefault(name, Entry(name, "snapshot", row.id, row.kind))
+        return list(found.values())
+
+    def entry(self, name: str) -> Entry:
+        """The dataset or snapshot of this name. Raises ``NotFound``, ``InvalidName``."""
+        check_name(name)
+        if "@" in name:
+            snapshot = self._catalogue.find_snapshot(name)
+            if snapshot is None:
+                raise NotFound(f"cannot open '{printable(name)}': dataset does not exist")
+            return Entry(name, "snapshot", snapshot.id, snapshot.kind)
+        return Entry(name, "filesystem", self._catalogue.dataset(name).id)
+
+    def images(self, root: str | None = None) -> Entries:
+        """Snapshots of kind image, below ``root`` or in the whole pool."""
+        return self.list([root] if root else [], recursive=True, types=("image",))
+
+    def create_dataset(
+        self, name: str, properties: Mapping[str, str] | None = None, *, parents: bool = False, dry_run: bool = False
+    ) -> Names:
+        """Make a dataset; with ``parents`` also the missing ones above it. Returns the names made.
+
+        Raises ``AlreadyExists``, ``InvalidName``, ``NotFound`` (no parent), ``PropertyError``.
+        """
+        check_dataset_name(name)
+        stored = parse_properties(properties or {}, prefix=f"cannot create '{name}': ")
+        self._own(name)
+        if self._catalogue.find_dataset(name) is not None:
+            if parents:
+                return []
+            raise AlreadyExists(f"cannot create '{name}': dataset already exists")
+        missing = self._missing(parent_of(name))
+        if missing and not parents:
+            raise NotFound(f"cannot create '{name}': parent does not exist")
+        if dry_run:
+            return [*missing, name]
+        with self._writer() as writer, self._catalogue.change(writer) as change:
+            for above in self._missing(parent_of(name)):
+                self._catalogue.add_dataset(change, above, {})
+            if self._catalogue.find_dataset(name) is not None:
+                raise AlreadyExists(f"cannot create '{name}': dataset already exists")
+            self._catalogue.add_dataset(change, name, stored)
+        return [*missing, name]
+
+    def _missing(self, name: str | None) -> Names:
+        missing: list[str] = []
+        while name is not None and self._catalogue.find_dataset(name) is None:
+            missing.insert(0, name)
+            name = parent_of(name)
+        return missing
+
+    def _own(self, name: str) -> None:
+        if pool_of_name(name) != self.name:
+            raise NotFound(f"cannot create '{name}': no such pool '{pool_of_name(name)}'")
+
+    def destroy(self, name: str, *, recursive: bool = False, dry_run: bool = False) -> DestroyPlan:
+        """Destroy a dataset or a snapshot; ``recursive`` also the snapshots and datasets below it.
+
+        For a snapshot, ``recursive`` destroys the snapshots of that name in all datasets below. Raises ``NotFound``,
+        ``Busy`` (children, mounted, dependent clones).
+        """
+        check_name(name, "destroy")
+        names = self._doomed(name, recursive)
+        self._check_idle(names)
+        reclaim = self._reclaim(names)
+        if not dry_run:
+            with self._writer() as writer, self._catalogue.change(writer) as change:
+                if self._doomed(name, recursive) != names:
+                    raise Busy(f"cannot destroy '{name}': it has changed meanwhile; try again")
+                for one in names:
+                    if "@" in one:
+                        snapshot = self._catalogue.find_snapshot(one)
+                        assert snapshot is not None
+                        self._catalogue.drop_snapshot(change, snapshot.id)
+                    else:
+                        self._catalogue.drop_dataset(change, self._catalogue.dataset(one).id)
+                self._catalogue.sweep_trees()
+            Accounting(self._catalogue).refresh()
+        return DestroyPlan(names, reclaim)
+
+    def _doomed(self, name: str, recursive: bool) -> Names:
+        """What a destroy takes, children and snapshots before their dataset."""
+        dataset, snapshot = split_snapshot(name)
+        if snapshot is not None:
+            rows = self._catalogue.datasets(dataset) if recursive else [self._catalogue.dataset(dataset, "open")]
+            names = [f"{row.name}@{snapshot}" for row in rows]
+            names = [one for one in names if self._catalogue.find_snapshot(one) is not None]
+            if not names:
+                raise NotFound("could not find any snapshots to destroy; check snapshot names.")
+            self._check_clones(name, names)
+            return names
+        self._catalogue.dataset(name)
+        entries = self.list([name], recursive=True, types=("filesystem", "snapshot"))
+        if not recursive and name == self.name:
+            raise Busy(
+                f"cannot destroy '{name}': operation does not apply to pools\n"
+                f"use 'lamina destroy -r {name}' to destroy all datasets in the pool"
+            )
+        if not recursive and len(entries) > 1:
+            below = "\n".join(entry.name for entry in entries[1:])
+            raise Busy(
+                f"cannot destroy '{name}': filesystem has children\nuse '-r' to destroy the following datasets:\n{below}"
+            )
+        # The pool's root dataset stays: it is the pool.
+        names = [entry.name for entry in reversed(entries) if entry.name != self.name]
+        self._check_clones(name, names)
+        return names
+
+    def _check_clones(self, name: str, names: Sequence[str]) -> None:
+        doomed = {self._catalogue.find_snapshot(one).id for one in names if "@" in one}  # type: ignore[union-attr]
+        clones = [row.name for row in self._catalogue.datasets() if row.origin in doomed and row.name not in names]
+        if clones:
+            below = "\n".join(clones)
+            raise Busy(
+                f"cannot destroy '{name}': filesystem has dependent clones\n"
+                f"use '-R' to destroy the following datasets:\n{below}"
+            )
+
+    def _check_idle(self, names: Sequence[str]) -> None:
+        mounted = self._mounted()
+        for name in names:
+            if name in mounted:
+                raise Busy(f"cannot unmount '{mounted[name]}': '{name}' is mounted; 'lamina umount {name}' first")
+
+    def _reclaim(self, names: Sequence[str]) -> int:
+        """Bytes that nothing reaches once ``names`` are gone, each counted once."""
+        return Accounting(self._catalogue).reclaim(set(names))
+
+    def rename(self, old: str, new: str, *, parents: bool = False, recursive: bool = False) -> None:
+        """Rename a dataset with all below it, or a snapshot within its dataset (``recursive``: below it too).
+
+        Raises ``NotFound``, ``AlreadyExists``, ``InvalidName``, ``Busy``.
+        """
+        dataset, snapshot = split_snapshot(old)
+        if snapshot is not None:
+            self._rename_snapshot(dataset, snapshot, new, recursive)
+            return
+        self._catalogue.dataset(old)
+        check_dataset_name(new, "create")
+        if pool_of_name(new) != self.name:
+            raise NotFound(f"cannot create '{new}': no such pool '{pool_of_name(new)}'")
+        if "/" not in new or "/" not in old:
+            raise InvalidName(f"cannot create '{new}': missing dataset name")
+        if new.startswith(old + "/"):
+            raise InvalidName(
+                f"cannot rename to '{new}': New dataset name cannot be a descendant of current dataset name"
+            )
+        if self._catalogue.find_dataset(new) is not None:
+            raise AlreadyExists(f"cannot rename '{old}': dataset already exists")
+        if self._missing(parent_of(new)) and not parents:
+            raise NotFound(f"cannot create '{new}': parent does not exist")
+        self._check_idle([entry.name for entry in self.list([old], recursive=True, types=("filesystem", "snapshot"))])
+        with self._writer() as writer, self._catalogue.change(writer) as change:
+            for above in self._missing(parent_of(new)):
+                self._catalogue.add_dataset(change, above, {})
+            for row in self._catalogue.datasets(old):
+                check_dataset_name(new + row.name[len(old) :], "create")
+            self._catalogue.rename_dataset(change, old, new)
+
+    def _rename_snapshot(self, dataset: str, snapshot: str, new: str, recursive: bool) -> None:
+        target = new if "@" in new else f"{dataset}@{new}"
+        check_snapshot_name(target, "rename to")
+        other, name = split_snapshot(target)
+        if other != dataset:
+            raise InvalidName(f"cannot rename to '{target}': snapshots must be part of same dataset")
+        rows = self._catalogue.datasets(dataset) if recursive else [self._catalogue.dataset(dataset)]
+        found = [(row, self._catalogue.find_snapshot(f"{row.name}@{snapshot}")) for row in rows]
+        if found[0][1] is None:
+            raise NotFound(f"cannot open '{dataset}@{snapshot}': dataset does not exist")
+        self._check_idle([f"{row.name}@{snapshot}" for row, _ in found])
+        with self._writer() as writer, self._catalogue.change(writer) as change:
+            for row, one in found:
+                if one is None:
+                    continue
+                if self._catalogue.find_snapshot(f"{row.name}@{name}") is not None:
+                    raise AlreadyExists(f"cannot rename '{row.name}@{snapshot}': dataset already exists")
+                self._catalogue.rename_snapshot(change, one.id, name or "")
+
+    # -- properties -----------------------------------------------------------------------------------------------
+
+    def get(self, entry: str | Entry, props: Sequence[str] | None = None) -> dict[str, PropertyValue]:
+        """Values of properties by full name; None: all that apply, user properties included."""
+        return self.get_many([self.entry(entry) if isinstance(entry, str) else entry], props)[0]
+
+    def get_many(self, entries: Sequence[Entry], props: Sequence[str] | None) -> Answers:
+        """The same for many entries at once."""
+        return self._values(props is None or "mounted" in props).get(entries, props)
+
+    def _values(self, with_mounts: bool = False) -> Values:
+        return Values(self._catalogue, self._free(), self._mounted() if with_mounts else {})
+
+    def set(self, names: Sequence[str], properties: Mapping[str, str]) -> None:
+        """Set properties, as typed, on datasets and snapshots: all or none. Raises ``PropertyError``, ``NotFound``."""
+        entries = [self.entry(name) for name in names]
+        prefix = "cannot set property for '{}': "
+        parsed = [
+            parse_properties(properties, entry_type=entry.type, prefix=prefix.format(entry.name)) for entry in entries
+        ]
+        quota = int(parsed[0].get("quota", "0")) if parsed else 0
+        if quota:
+            for entry in entries:
+                used = self.get(entry, ["used"])["used"].value
+                if isinstance(used, int) and used > quota:
+                    raise PropertyError(
+                        prefix.format(entry.name) + "size is less than current used or reserved space"
+                    )
+        with self._writer() as writer, self._catalogue.change(writer) as change:
+            for entry, stored in zip(entries, parsed, strict=True):
+                if entry.type == "snapshot":
+                    self._catalogue.set_snapshot_properties(change, entry.id, stored)
+                else:
+                    self._catalogue.set_dataset_properties(change, entry.id, stored)
+
+    def inherit(self, name: str, prop: str, *, recursive: bool = False) -> None:
+        """Clear a property so that it is inherited; ``recursive`` below too. Raises ``PropertyError``, ``NotFound``."""
+        full = check_inherit(prop)
+        entry = self.entry(name)
+        with self._writer() as writer, self._catalogue.change(writer) as change:
+            if entry.type == "snapshot":
+                self._catalogue.clear_property(change, None, entry.id, full)
+                return
+            rows = self._catalogue.datasets(name) if recursive else [self._catalogue.dataset(name)]
+            for row in rows:
+                self._catalogue.clear_property(change, row.id, None, full)
+
+    # -- trees ----------------------------------------------------------------------------------------------------
+
+    def tree(self, name: str, cache_nodes: int = 512) -> TreeView:
+        """The tree of a snapshot, or of a dataset's head. Safe to read from several threads while the pool is open."""
+        check_name(name)
+        if "@" in name:
+            snapshot = self._catalogue.find_snapshot(name)
+            if snapshot is None:
+                raise NotFound(f"cannot open '{printable(name)}': dataset does not exist")
+            root, creation = snapshot.root, snapshot.creation
+        else:
+            dataset = self._catalogue.dataset(name)
+            root, creation = dataset.head, dataset.creation
+        if root is None:
+            return empty_tree(creation)
+        located = self.store.locate_ids([root])
+        if not located:
+            raise LaminaError(f"cannot open '{printable(name)}': its root is not in the index")
+        return StoredTree(located[0].key, self.store.get, cache_nodes)
+
+    def import_image(
+        self,
+        source: str | Path | BinaryIO,
+        name: str,
+        *,
+        progress: "Callable[..., None] | None" = None,
+        format: str = "auto",
+        jobs: int | None = None,
+    ) -> ImportReport:
+        """Import a directory, a tar file or a tar stream as the image ``name`` (``dataset@tag``).
+
+        Missing datasets are made; the dataset's head becomes the tree. Raises ``AlreadyExists``, ``SourceError``, ``NoSpace``; then nothing
+        of it is left.
+        """
+        return import_image(self, source, name, progress=progress, format=format, jobs=jobs)
+
+    def verify(
+        self, snapshot: str, against: str | Path, *, progress: "Callable[..., None] | None" = None
+    ) -> Differences:
+        """Compare a snapshot with a directory: contents and all metadata. An empty list: they are equal."""
+        return verify_tree(self.tree(snapshot), Path(against), progress)
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _writer(self) -> "_Writing":
+        files.check_writable(self.path, self.name)
+        return _Writing(
+            StoreWriter(
+                self.store, self.path / files.LEASES, self.guid, self._catalogue.generation, self._marker.file_mode
+            )
+        )
+
+    def _mounted(self) -> dict[str, str]:
+        """Mount points by name, from the kernel's list: what is mounted is asked, not remembered."""
+        from lamina.pool.mounted import mounted
+
+        return mounted(self.name)
+
+
+class _Writing:
+    """A store writer that is closed on success and takes back what it put on failure."""
+
+    def __init__(self, writer: StoreWriter) -> None:
+        self._writer = writer
+
+    def __enter__(self) -> StoreWriter:
+        return self._writer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._writer.close()
+        else:
+            self._writer.abort()
+
+
+def pool_names() -> list[str]:
+    """Names of the pools that this machine knows."""
+    return registry.names()
+
+
+def pool_of(name: str, *, write: bool = False) -> Pool:
+    """Open the pool that a dataset or snapshot name belongs to."""
+    return Pool.open(pool_of_name(name), write=write)
+
