@@ -11,9 +11,17 @@ declare -A numpy=([numpy-1.26]=1.26.4 [numpy-2.2]=2.2.6)
 declare -A extra=([numpy-1.26]='' [numpy-2.2]=,curl)
 repository=demo/images/python
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-show() { printf '\033[2m$ %s\033[0m\n' "$*"; "$@"; }
-[ -t 1 ] || { say() { printf '\n%s\n' "$*"; }; show() { printf '$ %s\n' "$*"; "$@"; }; }
+bold='' dim='' plain=''
+if [ -t 1 ]; then bold=$'\033[1m' dim=$'\033[2m' plain=$'\033[0m'; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+show() {  # print a command as one would type it, then run it
+  local word line='$'
+  for word in "$@"; do
+    case $word in *[[:space:]]*) line+=" '$word'" ;; *) line+=" $word" ;; esac
+  done
+  printf '%s%s%s\n' "$dim" "$line" "$plain"
+  "$@"
+}
 
 bootstrap() {  # bootstrap NAME OUT [OPTION ...]: a minimal Debian with Python, as a directory or a tar
   mmdebstrap --quiet --variant=minbase --include="python3${extra[$1]}" "${@:3}" bookworm "$2"
@@ -108,7 +116,7 @@ row "both as directories" "$(mega "$directories")"
 row "both in the pool, catalogue included" "$(mega "$pool")"
 row "saved" "$(awk -v a="$directories" -v b="$pool" 'BEGIN { printf "%.0f %%", 100 * (1 - b / a) }')"
 echo
-show lamina list -r -t all demo
+show lamina image list
 echo
 show lamina get compressratio,dedupratio,reduction "$repository"
 

@@ -51,6 +51,7 @@ class FakePool:
     opened: int = 0
     imported: list[tuple[Any, str, str]] = field(default_factory=list)
     differences: list[tuple[bytes, str]] = field(default_factory=list)
+    warnings: Sequence[str] = ()
     import_hook: Callable[[str, Progress], None] | None = None
 
     def __enter__(self) -> FakePool:
@@ -132,7 +133,8 @@ class FakePool:
                 users.update({key: None for key in self.nodes[above].local if ":" in key})
                 above = parent_of(above)
             props = [found.name for found in properties_for(type_)] + sorted(users)
-        return {prop: self._value(name, type_, prop) for prop in props if self._applies(prop, type_)}
+        absent = PropertyValue(None, "-")
+        return {prop: self._value(name, type_, prop) if self._applies(prop, type_) else absent for prop in props}
 
     @staticmethod
     def _applies(prop: str, type_: str) -> bool:
@@ -159,7 +161,9 @@ class FakePool:
     def get_many(self, entries: Sequence[Entry], props: Sequence[str] | None) -> list[dict[str, PropertyValue]]:
         return [self.get(entry, props) for entry in entries]
 
-    def create_dataset(self, name: str, properties: Mapping[str, str] | None = None, *, parents: bool = False) -> Any:
+    def create_dataset(
+        self, name: str, properties: Mapping[str, str] | None = None, *, parents: bool = False, dry_run: bool = False
+    ) -> Any:
         stored = parse_properties(properties or {}, prefix=f"cannot create '{name}': ")
         if name in self.nodes:
             if parents:
@@ -172,7 +176,7 @@ class FakePool:
             above = parent_of(above)
         if len(made) > 1 and not parents:
             raise NotFound(f"cannot create '{name}': parent does not exist")
-        for one in made:
+        for one in [] if dry_run else made:
             self.add(one, stored if one == name else {})
         return made
 
@@ -180,9 +184,17 @@ class FakePool:
         if name not in self.nodes:
             raise NotFound(f"cannot open '{name}': dataset does not exist")
         names = [one for one in self.nodes if self._level(name, one) is not None]
-        if len(names) > 1 and not recursive:
-            raise Busy(f"cannot destroy '{name}': filesystem has children")
         names.sort(reverse=True)
+        if len(names) > 1 and not recursive:
+            raise Busy(
+                "\n".join(
+                    (
+                        f"cannot destroy '{name}': filesystem has children",
+                        "use '-r' to destroy the following datasets:",
+                        *names[:-1],
+                    )
+                )
+            )
         if not dry_run:
             for one in names:
                 del self.nodes[one]
@@ -218,7 +230,7 @@ class FakePool:
         content = source if isinstance(source, str) else source.read()
         self.imported.append((content, name, format))
         self.add(name, kind="image")
-        return ImportReport(name, 10, 1000 * KIB, 500 * KIB, 250 * KIB, 1.25, ["'a\x1bb': changed while it was read"])
+        return ImportReport(name, 10, 1000 * KIB, 500 * KIB, 250 * KIB, 1.25, list(self.warnings))
 
     def verify(self, snapshot: str, against: Path, *, progress: Progress = None) -> Any:
         return [SimpleNamespace(path=path, what=what) for path, what in self.differences]

@@ -27,7 +27,7 @@ from tests.cli.fake import FakeMachine, FakePool, add_snapshots
         (["bogus", ""], []),
         (["list", "--rec"], ["--recursive"]),
         (["list", "--", "-"], []),
-        (["list", "-o", "name,usedb"], [f"name,usedby{what}" for what in ("snapshots", "dataset", "children")]),
+        (["list", "-o", "name,usedbyd"], ["name,usedbydataset"]),
         (["list", "-Ho", "uni"], ["unique"]),
         (["list", "-t", "im"], ["image"]),
         (["list", "-S", "uniq"], ["unique"]),
@@ -137,5 +137,5 @@ def _read_until(terminal: int, wanted: bytes) -> bytes:
     deadline = time.monotonic() + 10
     while wanted not in seen and time.monotonic() < deadline:
         if select.select([terminal], [], [], 0.2)[0]:
-            seen += os.read(terminal, 4096)
+            seen += os.read(terminal, 4096).replace(b"\a", b"")
     return seen

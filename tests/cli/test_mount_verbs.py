@@ -150,3 +150,11 @@ def test_unmount_all_the_last_first(fuse: FakeMounts, run: Run) -> None:
     fuse.now = [SimpleNamespace(source="a", mountpoint=f"/m{number}") for number in range(3)]
     assert run("umount", "-a").status == 0
     assert [what for what, _, _ in fuse.undone] == ["/m2", "/m1", "/m0"]
+
+
+def test_mount_all_leaves_out_what_holds_nothing(fuse: FakeMounts, tank: FakePool, run: Run, tmp_path: Path) -> None:
+    tank.nodes["tank"].local["mountpoint"] = f"{tmp_path}/t"
+    for name, node in tank.nodes.items():
+        node.figures["referenced"] = 7 if name == "tank/images/base" else 0
+    assert run("mount", "-a").status == 0
+    assert [name for _, name, _, _ in fuse.asked] == ["tank/images/base"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lamina.cli.progress import ProgressBar
+from lamina.cli.progress import ProgressBar, summary_rows
 
 GIB = 1024**3
 
@@ -99,3 +99,16 @@ def test_the_rate_follows() -> None:
 def test_control_bytes_in_the_label() -> None:
     bar = ProgressBar("a\x1b[2J", stream=Terminal(), clock=Clock())
     assert "\x1b" not in bar.line(80, 1.0)
+
+
+def test_the_table_at_the_end() -> None:
+    rows = summary_rows(
+        {"a@1": (10, 4 * GIB, 4 * GIB, GIB, 2.0), "a@2": (5, GIB, 0, 280, 3.5), "a@3": (0, 0, 0, 0, 0.25)}
+    )
+    assert rows == [
+        ["a@1", "10", "4G", "4G", "1G", "4.00x", "2.0"],
+        ["a@2", "5", "1G", "0B", "280B", ">999x", "3.5"],
+        ["a@3", "0", "0B", "0B", "0B", "-", "0.2"],
+        ["total", "15", "5G", "4G", "1.00G", "4.99x", "3.5"],
+    ]
+    assert len(summary_rows({"a@1": (1, 1, 1, 1, 1.0)})) == 1

@@ -95,7 +95,7 @@ def test_snapshot_refusals(name: str, reason: str) -> None:
 @pytest.mark.parametrize(("name", "reason"), POOLS)
 def test_pool_refusals(name: str, reason: str) -> None:
     assert pool_name_error(name) == reason
-    with pytest.raises(InvalidName, match="^cannot create "):
+    with pytest.raises(InvalidName, match=r"^cannot create "):
         check_pool_name(name)
 
 
@@ -119,9 +119,9 @@ def test_good_pools(name: str) -> None:
 
 
 def test_the_verb_is_part_of_the_message() -> None:
-    with pytest.raises(InvalidName, match="^cannot rename to 'a//b': empty component"):
+    with pytest.raises(InvalidName, match=r"^cannot rename to 'a//b': empty component"):
         check_dataset_name("a//b", "rename to")
-    with pytest.raises(InvalidName, match="^cannot open 'a@b@c': multiple"):
+    with pytest.raises(InvalidName, match=r"^cannot open 'a@b@c': multiple"):
         check_name("a@b@c")
 
 

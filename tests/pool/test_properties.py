@@ -281,7 +281,33 @@ def test_aliases_and_headers(alias: str, name: str, header: str) -> None:
 
 
 def test_the_table_is_sound() -> None:
-    wanted = ["type", "creation", "used", "available", "referenced", "usedbydataset", "usedbychildren", "usedbysnapshots", "unique", "compressratio", "dedupratio", "reduction", "logicalused", "logicalreferenced", "recordsize", "compression", "atime", "readonly", "snapdir", "quota", "mountpoint", "mounted", "origin", "guid", "createtxg"]
+    wanted = [
+        "type",
+        "creation",
+        "used",
+        "available",
+        "referenced",
+        "usedbydataset",
+        "usedbychildren",
+        "usedbysnapshots",
+        "unique",
+        "compressratio",
+        "dedupratio",
+        "reduction",
+        "logicalused",
+        "logicalreferenced",
+        "recordsize",
+        "compression",
+        "atime",
+        "readonly",
+        "snapdir",
+        "quota",
+        "mountpoint",
+        "mounted",
+        "origin",
+        "guid",
+        "createtxg",
+    ]
     assert set(wanted) <= set(PROPERTIES)
     assert set(SPACE_COLUMNS) <= set(PROPERTIES)
     aliases = [alias for found in PROPERTIES.values() for alias in (found.name, *found.aliases)]
@@ -322,16 +348,16 @@ def test_several_at_once() -> None:
         "quota": "1024",
         "a:b": "c",
     }
-    with pytest.raises(PropertyError, match="^cannot set property for 'tank': 'atime' must be one of"):
+    with pytest.raises(PropertyError, match=r"^cannot set property for 'tank': 'atime' must be one of"):
         parse_properties({"compression": "lz4", "atime": "x"}, prefix="cannot set property for 'tank': ")
-    with pytest.raises(PropertyError, match="^property 'compression' specified multiple times$"):
+    with pytest.raises(PropertyError, match=r"^property 'compression' specified multiple times$"):
         parse_properties([("compression", "lz4"), ("compress", "on")])
 
 
 def test_snapshots_take_user_properties_only() -> None:
     assert parse_properties({"a:b": "c"}, entry_type="snapshot") == {"a:b": "c"}
     for name in ("compression", "used", "bogus"):
-        with pytest.raises(PropertyError, match="^this property can not be modified for snapshots$"):
+        with pytest.raises(PropertyError, match=r"^this property can not be modified for snapshots$"):
             parse_properties({name: "lz4"}, entry_type="snapshot")
 
 

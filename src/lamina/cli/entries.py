@@ -7,9 +7,12 @@ from lamina.cli.command import Arguments
 from lamina.cli.output import complain
 from lamina.cli.pools import Pools
 from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.pool import Entry, Pool, PropertyValue
 from lamina.pool.names import check_name, pool_of_name, printable, split_snapshot
 from lamina.pool.properties import PROPERTIES, find_property, format_value, is_user_property, native_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import Entry, Pool, PropertyValue
 
 _TYPES = {
     "filesystem": ("filesystem",),
@@ -25,7 +28,7 @@ _TYPES = {
 class Selection:
     """Entries by pool, in the order in which they are shown; ``failed`` when an operand could not be found."""
 
-    groups: list[tuple[Pool, list[Entry]]] = field(default_factory=list)
+    groups: list[tuple["Pool", list["Entry"]]] = field(default_factory=list)
     failed: bool = False
 
     def __bool__(self) -> bool:
@@ -95,7 +98,7 @@ def select(
             roots.setdefault(pool_of_name(name), []).append(name)
     for pool_name in sorted(roots):
         # The same operand twice is shown once, and operands come in the order of names, as in OpenZFS.
-        names = list(dict.fromkeys(roots[pool_name]))
+        names = sorted(set(roots[pool_name]))
         pool = pools.of(pool_name)
         if types:
             _add(selection, pool, names, types, recursive, depth)
@@ -111,7 +114,7 @@ def select(
 
 
 def _add(
-    selection: Selection, pool: Pool, names: list[str], types: Sequence[str], recursive: bool, depth: int | None
+    selection: Selection, pool: "Pool", names: list[str], types: Sequence[str], recursive: bool, depth: int | None
 ) -> None:
     asked = tuple(dict.fromkeys("snapshot" if word == "image" else word for word in types))
     entries = pool.list(names, recursive=recursive, depth=depth, types=asked)
@@ -129,13 +132,13 @@ def _merge(selection: Selection) -> None:
         selection.groups = [(pool, sorted(found.values(), key=_order)) for pool, found in joined.values()]
 
 
-def _order(entry: Entry) -> tuple[str, bool, int]:
+def _order(entry: "Entry") -> tuple[str, bool, int]:
     dataset, snapshot = split_snapshot(entry.name)
     return dataset, snapshot is not None, entry.id
 
 
 def entry_json(
-    pool: Pool, entry: Entry, values: Mapping[str, PropertyValue], *, parsable: bool, numbers: bool
+    pool: "Pool", entry: "Entry", values: Mapping[str, "PropertyValue"], *, parsable: bool, numbers: bool
 ) -> dict[str, object]:
     """Return an entry as ``zfs list -j`` and ``zfs get -j`` print it; ``numbers`` is ``--json-int``."""
     return {
@@ -149,7 +152,7 @@ def entry_json(
     }
 
 
-def _json_value(name: str, value: PropertyValue, parsable: bool, numbers: bool) -> str | int | float:
+def _json_value(name: str, value: "PropertyValue", parsable: bool, numbers: bool) -> str | int | float:
     if numbers and name in PROPERTIES and isinstance(value.value, int | float):
         return value.value
     return format_value(name, value.value, parsable or numbers)

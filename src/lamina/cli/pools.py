@@ -3,8 +3,11 @@
 from types import TracebackType
 
 from lamina.errors import LaminaError, NotFound
-from lamina.pool import Pool, pool_names, pool_of
 from lamina.pool.names import pool_of_name, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import Pool
 
 
 class Pools:
@@ -24,11 +27,13 @@ class Pools:
             pool.close()
         self._open.clear()
 
-    def of(self, name: str, absent: str = "") -> Pool:
+    def of(self, name: str, absent: str = "") -> "Pool":
         """Return the pool that the dataset or snapshot ``name`` lies in.
 
         ``absent`` is the message when this machine knows no such pool (default: the dataset does not exist).
         """
+        from lamina.pool import pool_names, pool_of
+
         key = pool_of_name(name)
         pool = self._open.get(key)
         if pool is None:
@@ -42,8 +47,10 @@ class Pools:
             self._open[key] = pool
         return pool
 
-    def everything(self) -> list[Pool | LaminaError]:
+    def everything(self) -> "list[Pool | LaminaError]":
         """Return every pool that this machine knows, in the order of names, or why it cannot be opened."""
+        from lamina.pool import pool_names
+
         found: list[Pool | LaminaError] = []
         for name in sorted(pool_names()):
             try:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from lamina.pool.names import printable
-from lamina.pool.units import format_size
+from lamina.pool.units import format_ratio, format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool import ImportProgress
+    from lamina.ingest.progress import Progress
 
 _REDRAW_SECONDS = 0.1
 _RATE_SECONDS = 5.0
@@ -26,13 +26,20 @@ class ProgressBar:
     """
 
     def __init__(
-        self, label: str, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        label: str,
+        *,
+        saving: bool = True,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``saving``: whether the work stores something, so that what is saved can be shown."""
+        self._saving = saving
         self._label = printable(label)
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._lock = threading.Lock()
-        self._jobs: dict[str, ImportProgress] = {}
+        self._jobs: dict[str, Progress] = {}
         self._started = self._drawn = clock()
         self._mark = (self._started, 0)
         self._rate = 0.0
@@ -48,7 +55,7 @@ class ProgressBar:
             self._mark = (self._started, 0)
             self._rate = 0.0
 
-    def update(self, job: str, progress: "ImportProgress") -> None:
+    def update(self, job: str, progress: "Progress") -> None:
         """Take a job's figures; redraw when the last time is long enough ago."""
         if not self.enabled:
             return
@@ -78,7 +85,7 @@ class ProgressBar:
         totals = [job.total_bytes for job in jobs]
         total = sum(size for size in totals if size is not None) if None not in totals else None
         rate = self._measure(done, now)
-        saved = f"saved {max(0, 100 * (done - stored) // done)}%" if done else ""
+        saved = f"saved {max(0, 100 * (done - stored) // done)}%" if done and self._saving else ""
         amount = format_size(done) if not total else f"{format_size(done)}/{format_size(total)}"
         speed = f"{format_size(int(rate))}/s"
         left = f"{_duration((total - done) / rate)} left" if total and rate > 0 and total >= done else ""
@@ -115,7 +122,8 @@ class ProgressBar:
 
     def _width(self) -> int:
         try:
-            return max(20, os.get_terminal_size(self._stream.fileno()).columns)
+            # A terminal that does not know its size says 0.
+            return max(20, os.get_terminal_size(self._stream.fileno()).columns or 80)
         except (OSError, ValueError):
             return 80
 
@@ -142,5 +150,6 @@ def summary_rows(reports: Mapping[str, tuple[int, int, int, int, float]]) -> lis
 
 
 def _summary_row(name: str, files: int, logical: int, new: int, stored: int, seconds: float) -> list[str]:
-    ratio = f"{logical / stored:.2f}x" if stored else "-"
+    # What is all there already stores a few hundred bytes of names: the ratio is then beside the point.
+    ratio = "-" if not stored else ">999x" if logical >= 1000 * stored else format_ratio(logical / stored)
     return [name, str(files), format_size(logical), format_size(new), format_size(stored), ratio, f"{seconds:.1f}"]

@@ -1,8 +1,8 @@
 """Tree nodes and their items, as bytes.
 
-A node is an object of kind NODE: magic ``LT``, version u8, level u8 (0 for leaves), count u32, the key lengths (u16 each),
-the value lengths (u32 each), all keys, all values; numbers little-endian. In an inner node an item's key is the last
-key below the child and its value the child's object key.
+A node is an object of kind NODE: magic ``LT``, version u8, level u8 (0 for leaves), count u32, the key lengths (u16
+each), the value lengths (u32 each), all keys, all values; numbers little-endian. In an inner node an item's key is the
+last key below the child and its value the child's object key.
 
 Item keys sort as bytes: inode number (u64 big-endian), kind (u8), rest:
 
@@ -17,8 +17,9 @@ A dirent's cookie is a 48-bit hash of its name (high bits of XXH3-64, at least 1
 hashes: positive as a loff_t, and stable while other names come and go.
 """
 
+import os
 import struct
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import xxhash
 
@@ -95,6 +96,14 @@ def pack_inode(inode: Inode) -> bytes:
     )
 
 
+def pack_status(status: os.stat_result, nlink: int) -> bytes:
+    """Value of an INODE item straight from stat(2): what importing a directory does for every file."""
+    mtime, ctime, atime = divmod(status.st_mtime_ns, NS), divmod(status.st_ctime_ns, NS), divmod(status.st_atime_ns, NS)
+    return _INODE.pack(
+        status.st_mode, status.st_uid, status.st_gid, nlink, status.st_size, *mtime, *ctime, *atime, status.st_rdev, 0
+    )
+
+
 def unpack_inode(ino: int, value: bytes) -> Inode:
     """The inode in an INODE item."""
     mode, uid, gid, nlink, size, ms, mn, cs, cn, as_, an, rdev, flags = _INODE.unpack(value)
@@ -161,7 +170,7 @@ class Node:
         ends = list(accumulate(key_lengths + value_lengths, initial=position + 6 * count))
         if ends[-1] != len(data):
             raise DamagedData("tree node has the wrong length")
-        parts = [data[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        parts = [data[start:end] for start, end in pairwise(ends)]
         self.level: int = level
         self.keys: list[bytes] = parts[:count]
         self.values: list[bytes] = parts[count:]
@@ -170,7 +179,15 @@ class Node:
 def pack_root(height: int, node: bytes, totals: Totals) -> bytes:
     """A root object: magic ``LR``, version, height, top node's key, then the totals as u64 each."""
     return _ROOT.pack(
-        b"LR", _VERSION, height, node, totals.inodes, totals.files, totals.directories, totals.data_bytes, totals.next_ino
+        b"LR",
+        _VERSION,
+        height,
+        node,
+        totals.inodes,
+        totals.files,
+        totals.directories,
+        totals.data_bytes,
+        totals.next_ino,
     )
 
 

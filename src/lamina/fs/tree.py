@@ -1,7 +1,7 @@
 """The copy-on-write B+tree: built bottom-up from sorted items, changed by rewriting what lies above a change.
 
-Nodes end where a hash of their last key says so, within bounds: the same items give the same nodes whatever the history,
-so two trees differ exactly where their nodes do.
+Nodes end where a hash of their last key says so, within bounds: the same items give the same nodes whatever the
+history, so two trees differ exactly where their nodes do.
 """
 
 from bisect import bisect_left

@@ -66,7 +66,8 @@ class TreeView(Protocol):
         ...
 
     def chunk(self, key: bytes) -> bytes:
-        """The decoded bytes of a chunk, checked. Does the I/O and decoding itself; no cache. Releases the GIL while decoding."""
+        """The decoded bytes of a chunk, checked. Does the I/O and decoding itself; no cache. Releases the GIL while
+        decoding."""
         ...
 
     def chunk_neighbours(self, ino: int) -> list[tuple[int, Extent]]:

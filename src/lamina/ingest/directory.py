@@ -10,7 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lamina.errors import SourceError
-from lamina.fs.node import DIRENT, SYMLINK, XATTR, give_cookies, inode_key, kind_key, number_key, pack_dirent, pack_inode
+from lamina.fs.node import (
+    DIRENT,
+    SYMLINK,
+    XATTR,
+    give_cookies,
+    inode_key,
+    kind_key,
+    number_key,
+    pack_dirent,
+    pack_inode,
+    pack_status,
+)
 from lamina.fs.spool import ItemSpool
 from lamina.fs.types import ROOT_INO, Inode, Totals
 from lamina.ingest.assemble import write_tree
@@ -140,7 +151,13 @@ class _DirectoryImport:
             entries = []
             with os.scandir(fd) as listing:
                 for entry in listing:
-                    kind = "d" if entry.is_dir(follow_symlinks=False) else "f" if entry.is_file(follow_symlinks=False) else "s"
+                    kind = (
+                        "d"
+                        if entry.is_dir(follow_symlinks=False)
+                        else "f"
+                        if entry.is_file(follow_symlinks=False)
+                        else "s"
+                    )
                     entries.append((os.fsencode(entry.name), kind))
             entries.sort()
             status = os.fstat(fd)
@@ -188,9 +205,7 @@ class _DirectoryImport:
             if not keep:
                 os.close(fd)
 
-    def _link(
-        self, folder: _Folder, name: bytes, ino: int, status: os.stat_result, cookie: int
-    ) -> _Linked | None:
+    def _link(self, folder: _Folder, name: bytes, ino: int, status: os.stat_result, cookie: int) -> _Linked | None:
         if status.st_nlink < 2:
             return None
         identity = (status.st_dev, status.st_ino)
@@ -211,7 +226,7 @@ class _DirectoryImport:
         cookie: int,
     ) -> None:
         for _ in range(_TRIES):
-            data = os.read(fd, SMALL + 1)
+            data = os.read(fd, status.st_size + 1)
             after = os.fstat(fd)
             if _same(status, after) and len(data) == status.st_size:
                 break
@@ -262,8 +277,12 @@ class _DirectoryImport:
         if linked is not None:
             linked.inode = _inode(ino, status, 0, status.st_size)
             return
-        self._spool.add(inode_key(ino), pack_inode(_inode(ino, status, 1, status.st_size)))
-        self._name(parent, name, ino, stat.S_IFREG, cookie)
+        self._spool.add_many(
+            [
+                (inode_key(ino), pack_status(status, 1)),
+                (number_key(parent, DIRENT, cookie), pack_dirent(ino, stat.S_IFREG, name)),
+            ]
+        )
 
     def _special(self, folder: _Folder, name: bytes, ino: int, cookie: int) -> None:
         """Symbolic links, devices, FIFOs, sockets."""

@@ -33,7 +33,7 @@ class Tally:
 
     report: Callable[[int, int, bool], None] | None = None
     files: int = 0
-    bytes: int = 0
+    size: int = 0
     problems: list[Problem] = field(default_factory=list)
     inexact: bool = False
     """Whether objects were put that the tree does not reach: of files read twice, left out or replaced."""
@@ -44,14 +44,14 @@ class Tally:
         """``files`` more files and ``size`` more bytes have been read."""
         with self._lock:
             self.files += files
-            self.bytes += size
+            self.size += size
             if self.report is None:
                 return
             now = time.monotonic()
             if now < self._next:
                 return
             self._next = now + 0.1
-        self.report(self.files, self.bytes, False)
+        self.report(self.files, self.size, False)
 
     def problem(self, path: bytes, what: str) -> None:
         """A file is left out."""

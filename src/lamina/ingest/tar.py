@@ -1,7 +1,8 @@
 """A strict streaming reader of tar archives: ustar, GNU and PAX, with sparse files, xattrs and long names.
 
-Strict where the standard library's is lenient: a bad checksum or a missing end-of-archive marker means that the input was cut
-or damaged, and is an error. Formats: POSIX.1-2017 pax(1), GNU tar manual ("Basic Tar Format", "Storing Sparse Files").
+Strict where the standard library's is lenient: a bad checksum or a missing end-of-archive marker means that the input
+was cut or damaged, and is an error. Formats: POSIX.1-2017 pax(1), GNU tar manual ("Basic Tar Format", "Storing Sparse
+Files").
 """
 
 import base64
@@ -118,7 +119,9 @@ class TarReader:
         while filled < BLOCK:
             count = self._read_some(view[filled:])
             if count == 0:
-                raise SourceError(f"{message.decode()}: it ends at byte {self._position} without an end-of-archive block")
+                raise SourceError(
+                    f"{message.decode()}: it ends at byte {self._position} without an end-of-archive block"
+                )
             filled += count
         return bytes(data)
 

@@ -8,6 +8,7 @@ from lamina.errors import LaminaError
 from lamina.fs.types import Inode
 from lamina.mount import protocol
 from lamina.mount.namespace import ROOT_NODE, VIRTUAL, ZFS_NAME, Child, Namespace, Place
+from lamina.mount.push import Pusher
 
 _DIRECTORY = stat.S_IFDIR >> 12
 _PAD = (b"", b"\0" * 7, b"\0" * 6, b"\0" * 5, b"\0" * 4, b"\0" * 3, b"\0" * 2, b"\0")
@@ -25,7 +26,7 @@ class Directories:
         namespace: Namespace,
         locate: Callable[[int], tuple[Place, int]],
         known: dict[int, int],
-        listed: Callable[[list[int]], None],
+        pusher: Pusher,
         parents: dict[int, int],
         blocks: Callable[[Place, Inode], int],
         forever: int,
@@ -34,7 +35,7 @@ class Directories:
         self._namespace = namespace
         self._locate = locate
         self._known = known
-        self._listed = listed
+        self._pusher = pusher
         self._parents = parents
         self._blocks = blocks
         self._forever = forever
@@ -50,7 +51,6 @@ class Directories:
     def _answer(self, unique: int, node: int, request: bytes, *, plus: bool) -> None:
         _, offset, room = protocol.READ_IN.unpack_from(request, 40)
         out: list[bytes] = []
-        files: list[int] = []
         room = self._dots(out, node, offset, room, plus)
         virtual = node >= VIRTUAL or (node == ROOT_NODE and self._namespace.virtual_root)
         if room < 0:
@@ -62,13 +62,11 @@ class Directories:
             if extra is not None and offset < extra.cookie:
                 room = self._child(out, extra, room, plus)
             if plus:
-                files = self._tree_plus(out, node, offset, room, extra)
+                self._tree_plus(out, node, offset, room, extra)
             else:
                 self._tree(out, node, offset, room, extra)
         body = b"".join(out)
         os.write(self._device, protocol.OUT_HEADER.pack(16 + len(body), 0, unique) + body)
-        if files:
-            self._listed(files)
 
     def _dots(self, out: list[bytes], node: int, offset: int, room: int, plus: bool) -> int:
         """Add "." and ".."; the room that is left, negative when one did not fit."""
@@ -112,13 +110,12 @@ class Directories:
                 continue
             out.append(pack(base | entry.ino, entry.cookie, length, entry.mode_type >> 12) + name + pad)
 
-    def _tree_plus(self, out: list[bytes], node: int, offset: int, room: int, extra: Child | None) -> list[int]:
-        """Add a tree's entries with their attributes; the nodes of the regular files among them."""
-        files: list[int] = []
+    def _tree_plus(self, out: list[bytes], node: int, offset: int, room: int, extra: Child | None) -> None:
         place, ino = self._locate(node)
         base, view, blocks, forever = place.base, place.view, self._blocks, self._forever
         known, parents, fields = self._known, self._parents, protocol.attr_fields
         pack, pack_name = protocol.DIRENTPLUS.pack, protocol.DIRENT.pack
+        self._pusher.version += 1
         if len(known) >= _MOST_KNOWN:
             known.clear()
         for entry in view.readdir(ino, offset if offset > 15 else 0):
@@ -140,9 +137,7 @@ class Directories:
                 continue
             if kind == 8:
                 known[child] = inode.size
-                files.append(child)
             elif kind == 4:
                 parents[child] = node
             attr = fields(inode, child, blocks(place, inode))
             out.append(pack(child, 0, forever, forever, 0, 0, *attr, child, entry.cookie, length, kind) + name + pad)
-        return files

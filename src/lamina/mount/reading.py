@@ -10,7 +10,7 @@ from lamina.fs.types import Extent
 from lamina.mount import protocol
 from lamina.mount.data import ChunkCache, Decoder, Wanted
 from lamina.mount.namespace import Place
-from lamina.mount.push import Push, Pusher
+from lamina.mount.push import Pusher, Store
 
 _SMALL = 128 << 10
 """Files up to this many bytes: all extents are taken at once, and the rest of the chunk is always pushed."""
@@ -169,22 +169,13 @@ class Reader:
             def done(wanted: Wanted) -> None:
                 if wanted.error is not None:
                     self._fail(unique, node, wanted.error_key, wanted.error)
-                    return
-                push = None if extents is None else self._plan_push(state, extents, offset, end, wanted.chunks)
-
-                def answer() -> bool:
-                    return self._answer(unique, node, parts, wanted.chunks)
-
-                if push is not None and push.shared is not None and self._pusher.push_then(push, answer):
-                    return
-                if answer() and push is not None:
-                    self._pusher.push(push)
+                elif extents is None or not self._hold_back(state, unique, node, parts, extents, wanted.chunks):
+                    if self._answer(unique, node, parts, wanted.chunks) and extents is not None:
+                        self._push(state, extents, offset, end, wanted.chunks)
 
             self._decoder.want(state.place.view, Wanted(chunks, done))
-        elif self._answer(unique, node, parts, chunks) and extents:
-            push = self._plan_push(state, extents, offset, end, chunks)
-            if push is not None:
-                self._pusher.push(push)
+        elif self._answer(unique, node, parts, chunks) and extents is not None:
+            self._push(state, extents, offset, end, chunks)
         if sequential and state.run > 1 and end < size:
             self._read_ahead(state, end)
 
@@ -196,11 +187,30 @@ class Reader:
             return False
         start = extent.chunk_offset
         body = data[start + offset : start + min(offset + length, size)] if offset < size else b""
-        os.write(self._device, protocol.OUT_HEADER.pack(16 + len(body), 0, unique) + body)
-        if self._pusher.wants(extent.key):
-            place, ino = self._locate(node)
-            self._pusher.push(Push(place, ino, size, [], {extent.key: data}, extent.key))
+        reply = protocol.OUT_HEADER.pack(16 + len(body), 0, unique) + body
+        place, ino = self._locate(node)
+        if not self._pusher.hold_back(place, ino, extent.key, data, lambda: self._write(reply)):
+            self._write(reply)
         return True
+
+    def _hold_back(
+        self,
+        state: FileState,
+        unique: int,
+        node: int,
+        parts: list[Part],
+        extents: list[Extent],
+        chunks: dict[bytes, bytes | None],
+    ) -> bool:
+        """For the first read from a chunk that small files share: learn of them, and let them go first. Decoder's."""
+        extent = extents[0]
+        data = chunks.get(extent.key)
+        if data is None or extent.length != state.size or len(data) <= extent.length:
+            return False
+        self._pusher.learn(state.place, state.ino, extent.key)
+        return self._pusher.hold_back(
+            state.place, state.ino, extent.key, data, lambda: self._answer(unique, node, parts, chunks)
+        )
 
     def _answer(self, unique: int, node: int, parts: list[Part], chunks: dict[bytes, bytes | None]) -> bool:
         iov: list[bytes | memoryview] = [b""]
@@ -221,8 +231,11 @@ class Reader:
         iov[0] = protocol.OUT_HEADER.pack(total, 0, unique)
         if len(iov) > _MOST_PARTS:
             iov = [b"".join(iov)]
+        return self._write(*iov)
+
+    def _write(self, *parts: bytes | memoryview) -> bool:
         try:
-            os.writev(self._device, iov)
+            os.writev(self._device, parts)
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):  # the reader was killed, or the mount ends
                 raise
@@ -231,24 +244,17 @@ class Reader:
 
     def _fail(self, unique: int, node: int, key: bytes, error: BaseException) -> None:
         self._report(node, key, error)
-        try:
-            os.write(self._device, protocol.error_reply(unique, errno.EIO))
-        except OSError as gone:
-            if gone.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
+        self._write(protocol.error_reply(unique, errno.EIO))
 
-    def _plan_push(
+    def _push(
         self, state: FileState, extents: list[Extent], start: int, end: int, chunks: dict[bytes, bytes | None]
-    ) -> Push | None:
-        first = extents[0]
-        data = chunks.get(first.key)
-        # A chunk that holds this file whole and more than it is one that small files share.
-        shared = state.size <= _SMALL and first.length == state.size and data is not None and len(data) > first.length
-        if start <= first.offset and end >= extents[-1].offset + extents[-1].length:
-            if not shared:
-                return None
-            extents = []
-        return Push(state.place, state.ino, state.size, extents, chunks, first.key if shared else None)
+    ) -> None:
+        """After a small read: the rest of what its chunks hold of the file."""
+        if start <= extents[0].offset and end >= extents[-1].offset + extents[-1].length:
+            return
+        node = state.place.base | state.ino
+        found = ((extent, chunks.get(extent.key)) for extent in extents)
+        self._pusher.push([Store(node, state.size, extent, data) for extent, data in found if data is not None])
 
     def _read_ahead(self, state: FileState, end: int) -> None:
         distance = min(_AHEAD_MIN * state.run, _AHEAD_MAX)

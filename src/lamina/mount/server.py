@@ -79,10 +79,10 @@ class Server:
         self._xattrs: tuple[int, dict[bytes, bytes]] = (0, {})
         cache = ChunkCache(cache_bytes)
         self._decoder = Decoder(cache, threads, self._unexpected)
-        self._pusher = Pusher(device, cache, self._known, self._unexpected)
+        self._pusher = Pusher(device, self._known, self._unexpected)
         self._reader = Reader(device, cache, self._decoder, self._pusher, self._locate, self._known, self._read_failed)
         self._directories = Directories(
-            device, namespace, self._locate, self._known, self._pusher.listed, self._parents, blocks, FOREVER
+            device, namespace, self._locate, self._known, self._pusher, self._parents, blocks, FOREVER
         )
         self._handlers = self._table()
 
@@ -269,7 +269,7 @@ class Server:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[child] = inode.size
-            self._pusher.listed((child,))
+            self._pusher.version += 1
         elif kind == stat.S_IFDIR:
             self._parents[child] = parent
 

@@ -1,9 +1,9 @@
 """Pools: datasets, properties, images, accounting."""
 
-from lamina.pool.images import ImportReport
+from lamina.ingest.progress import Progress
 from lamina.pool.pool import DestroyPlan, Pool, PoolSpace, PoolStatus, pool_names, pool_of
+from lamina.pool.reports import Difference, ImportReport
 from lamina.pool.values import Entry, PropertyValue
-from lamina.pool.verify import Difference
 
 __all__ = [
     "DestroyPlan",
@@ -13,6 +13,7 @@ __all__ = [
     "Pool",
     "PoolSpace",
     "PoolStatus",
+    "Progress",
     "PropertyValue",
     "pool_names",
     "pool_of",

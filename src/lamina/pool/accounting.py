@@ -1,11 +1,12 @@
 """What datasets and snapshots use: exact sums over the sets of distinct objects that they reach.
 
-With H, S, C the sets of objects reached by a dataset's head, its snapshots and its children, and O those that its origin reaches:
-``usedbydataset`` is H-O, ``usedbychildren`` C-H, ``usedbysnapshots`` S-H-C, and ``used`` their sum. ``unique`` is what nothing outside
-reaches: what the pool would get back. A snapshot's ``used`` is what nothing else in its dataset reaches.
+With H, S, C the sets of objects reached by a dataset's head, its snapshots and its children, and O those that its
+origin reaches: ``usedbydataset`` is H-O, ``usedbychildren`` C-H, ``usedbysnapshots`` S-H-C, and ``used`` their sum.
+``unique`` is what nothing outside reaches: what the pool would get back. A snapshot's ``used`` is what nothing else in
+its dataset reaches.
 
-Sets are Roaring bitmaps of row numbers, kept with each root; figures are computed for the whole pool at once and kept until names
-change.
+Sets are Roaring bitmaps of row numbers, kept with each root; figures are computed for the whole pool at once and kept
+until names change.
 """
 
 import json

@@ -1,23 +1,25 @@
 """The names of a pool: datasets, snapshots, properties and roots, as rows.
 
-Every change is one transaction that also appends a name record to a pack. A record holds the whole rows that changed, so
-that the last record of each row, by ``txg``, brings the names back from packs alone:
+Every change is one transaction that also appends a name record to a pack. A record holds the whole rows that changed,
+so that the last record of each row, by ``txg``, brings the names back from packs alone:
 
     {"v": 1, "txg": N, "time": seconds, "changes": [{"dataset": {...}} | {"snapshot": {...}} | {"dropped": [kind, id]}]}
 """
 
 import contextlib
 import json
-import secrets
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lamina.errors import NotFound
 from lamina.pool.names import printable, split_snapshot
 from lamina.store.database import Database
-from lamina.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from lamina.store.writer import StoreWriter
 
 SCHEMA_VERSION = 1
 
@@ -77,8 +79,9 @@ CREATE TABLE figure(
 ) STRICT, WITHOUT ROWID;
 """
 """``tree``: every root that a name may refer to, with its totals and the row numbers of all objects it reaches (a
-serialised 64-bit Roaring bitmap). ``dataset.follows``: the image snapshot whose tree the head is, for a repository of images.
-``taken``: logical bytes taken in by the import or snapshot. ``figure``: results of accounting, thrown away at each change."""
+serialised 64-bit Roaring bitmap). ``dataset.follows``: the image snapshot whose tree the head is, for a repository of
+images. ``taken``: logical bytes taken in by the import or snapshot. ``figure``: results of accounting, thrown away at
+each change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,9 @@ class Catalogue:
         if dataset is None:
             rows = self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot ORDER BY txg, id")
         else:
-            rows = self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE dataset = ? ORDER BY txg, id", (dataset,))
+            rows = self.database.query(
+                f"SELECT {_SNAPSHOT} FROM snapshot WHERE dataset = ? ORDER BY txg, id", (dataset,)
+            )
         return [SnapshotRow(*row) for row in rows]
 
     def local_properties(self) -> dict[int, dict[str, str]]:
@@ -212,7 +217,7 @@ class Catalogue:
     # -- changing -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def change(self, writer: StoreWriter) -> Iterator[Change]:
+    def change(self, writer: "StoreWriter") -> Iterator[Change]:
         """One transaction of changes of names, with its record in a pack."""
         with writer.commit() as records:
             change = Change(txg=int(self.meta("txg") or 0) + 1, time=int(time.time()))
@@ -227,7 +232,7 @@ class Catalogue:
         """A new, empty dataset; its row."""
         number = self.database.execute(
             "INSERT INTO dataset(name, guid, creation, txg) VALUES (?, ?, ?, ?)",
-            (name, secrets.randbits(63), change.time, change.txg),
+            (name, _new_guid(), change.time, change.txg),
         )
         self.set_dataset_properties(change, number, properties)
         change.datasets.add(number)
@@ -237,8 +242,9 @@ class Catalogue:
     def add_snapshot(self, change: Change, dataset: int, name: str, kind: str, root: int | None, taken: int) -> int:
         """A new snapshot; its row."""
         number = self.database.execute(
-            "INSERT INTO snapshot(dataset, name, guid, creation, txg, kind, root, taken) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (dataset, name, secrets.randbits(63), change.time, change.txg, kind, root, taken),
+            "INSERT INTO snapshot(dataset, name, guid, creation, txg, kind, root, taken) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (dataset, name, _new_guid(), change.time, change.txg, kind, root, taken),
         )
         change.snapshots.add(number)
         change.accounting = True
@@ -365,3 +371,7 @@ class Catalogue:
             return None
         key: bytes = self.database.query("SELECT key FROM object WHERE id = ?", (root,))[0][0]
         return key.hex()
+
+
+def _new_guid() -> int:
+    return int.from_bytes(os.urandom(8), "big") >> 1

@@ -1,17 +1,15 @@
 """The directory of a pool: its layout, its marker file, its permissions.
 
-    pool.json       what this is: format version, name, guid; read before anything else
-    catalogue.db    SQLite: names, properties, roots, the index of objects (with -wal and -shm)
-    packs/          the objects
-    leases/         locked by processes that write
-    tmp/            what an import cannot hold in memory; unnamed files
+pool.json       what this is: format version, name, guid; read before anything else
+catalogue.db    SQLite: names, properties, roots, the index of objects (with -wal and -shm)
+packs/          the objects
+leases/         locked by processes that write
+tmp/            what an import cannot hold in memory; unnamed files
 """
 
 import contextlib
-import grp
 import json
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +50,8 @@ def make_directory(name: str, path: Path, group: str | None, mode: int | None) -
     """
     gid = -1
     if group is not None:
+        import grp
+
         try:
             gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
         except KeyError:
@@ -78,7 +78,7 @@ def make_directory(name: str, path: Path, group: str | None, mode: int | None) -
         raise AccessDenied(f"cannot create '{name}': permission denied on '{error.filename}'") from None
     except OSError as error:
         raise AccessDenied(f"cannot create '{name}': '{shown}': {error.strerror}") from None
-    return PoolMarker(name, secrets.randbits(63), mode)
+    return PoolMarker(name, int.from_bytes(os.urandom(8), "big") >> 1, mode)
 
 
 def write_marker(path: Path, marker: PoolMarker) -> None:
@@ -149,6 +149,7 @@ def check_writable(path: Path, name: str) -> None:
 
 def _who_may(path: Path) -> str:
     """A sentence on whose pool it is."""
+    import grp
     import pwd
     import stat
 

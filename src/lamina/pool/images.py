@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,11 +15,22 @@ from lamina.errors import AlreadyExists, NoSpace, NotFound, SourceError
 from lamina.fs.spool import ItemSpool
 from lamina.fs.types import Totals
 from lamina.fs.view import StoredTree
-from lamina.ingest import ContentWriter, Progress, Tally, import_directory, import_tar
+from lamina.ingest.content import ContentWriter
+from lamina.ingest.directory import import_directory
+from lamina.ingest.progress import Progress, Tally
+from lamina.ingest.tarsource import import_tar
 from lamina.ingest.tasks import Workers
 from lamina.pool import files
 from lamina.pool.accounting import Accounting, Sizes
-from lamina.pool.names import check_dataset_name, check_snapshot_name, parent_of, pool_of_name, printable, split_snapshot
+from lamina.pool.names import (
+    check_dataset_name,
+    check_snapshot_name,
+    parent_of,
+    pool_of_name,
+    printable,
+    split_snapshot,
+)
+from lamina.pool.reports import ImportReport
 from lamina.pool.values import Values
 from lamina.store.codec import parse_compression
 from lamina.store.writer import StoreWriter
@@ -29,22 +39,10 @@ if TYPE_CHECKING:
     from lamina.pool.pool import Pool
 
 _SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread that computes in Python lets another one run: those back from compressing wait for it."""
+"""Seconds after which a thread that computes in Python lets another one run: those back from compressing wait for it.
+"""
 
 ProgressCallback = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import took in. Bytes of file data: in all, new to the pool, and as stored; ``warnings`` are files left out."""
-
-    name: str
-    files: int
-    logical_bytes: int
-    new_logical_bytes: int
-    stored_bytes: int
-    seconds: float
-    warnings: list[str] = field(default_factory=list)
 
 
 def import_image(
@@ -68,7 +66,7 @@ def import_image(
         spool = stack.enter_context(contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)))
         tally = Tally()
         if progress is not None:
-            tally.report = _Reporter(progress, writer, source if take is import_directory else None).report
+            tally.report = _Reporter(progress, writer, source if _is_directory(source) else None).report
         stack.enter_context(_switching())
         workers = stack.enter_context(contextlib.closing(Workers(jobs or max(os.cpu_count() or 1, 2))))
         content = ContentWriter(writer, spool, workers, tally, compression, recordsize)
@@ -84,7 +82,7 @@ def import_image(
             warnings=[f"{printable(problem.path)}: {problem.what}" for problem in tally.problems],
         )
         if tally.report is not None:
-            tally.report(tally.files, tally.bytes, True)
+            tally.report(tally.files, tally.size, True)
     Accounting(pool._catalogue).refresh()
     return report
 
@@ -111,7 +109,7 @@ def _opened(source: str | Path | BinaryIO, format: str, stack: contextlib.ExitSt
     if isinstance(source, (str, Path)):
         path = Path(source)
         shown = printable(str(path))
-        is_directory = path.is_dir()
+        is_directory = _is_directory(path)
         if format == "tar" and is_directory:
             raise SourceError(f"cannot import '{shown}': it is a directory, not a tar file")
         if format == "dir" and not is_directory:
@@ -125,6 +123,10 @@ def _opened(source: str | Path | BinaryIO, format: str, stack: contextlib.ExitSt
     else:
         stream = source
     return lambda writer, content, spool, workers, tally, _: import_tar(stream, writer, content, spool, workers, tally)
+
+
+def _is_directory(source: str | Path | BinaryIO) -> bool:
+    return isinstance(source, (str, Path)) and Path(source).is_dir()
 
 
 def _pool_identity(pool: "Pool") -> frozenset[tuple[int, int]]:
@@ -186,7 +188,9 @@ def _check_quota(pool: "Pool", dataset: str, name: str) -> None:
     while above is not None:
         quota = int(values.setting(above, "quota")[0])
         if quota and Accounting(pool._catalogue).used(above) > quota:
-            raise NoSpace(f"cannot import '{name}': the quota of '{above}' would be exceeded; raise it or destroy images")
+            raise NoSpace(
+                f"cannot import '{name}': the quota of '{above}' would be exceeded; raise it or destroy images"
+            )
         above = parent_of(above)
 
 
@@ -211,9 +215,9 @@ class _Reporter:
             threading.Thread(target=self._count, args=(Path(root),), daemon=True).start()
 
     def report(self, count: int, size: int, done: bool) -> None:
-        totals = self._totals or (None, None)
+        total_files, total_bytes = self._totals or (None, None)
         written = self._writer.written
-        self._callback(Progress(count, size, written.new_bytes, written.stored_bytes, *totals, done))
+        self._callback(Progress(count, size, written.new_bytes, written.stored_bytes, total_files, total_bytes, done))
 
     def _count(self, root: Path) -> None:
         count = size = 0

@@ -1,12 +1,11 @@
 """A pool: what the command line does, ``Pool`` does."""
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.errors import AlreadyExists, Busy, InvalidName, LaminaError, NotFound, PropertyError, UnsupportedPool
 from lamina.fs.view import StoredTree, TreeView
@@ -14,7 +13,6 @@ from lamina.pool import files, registry
 from lamina.pool.accounting import Accounting
 from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue, SnapshotRow
 from lamina.pool.empty import empty_tree
-from lamina.pool.images import ImportReport, import_image
 from lamina.pool.names import (
     check_dataset_name,
     check_name,
@@ -26,12 +24,14 @@ from lamina.pool.names import (
     split_snapshot,
 )
 from lamina.pool.properties import check_inherit, parse_properties
+from lamina.pool.reports import Difference, ImportReport
 from lamina.pool.values import Entry, PropertyValue, Values
-from lamina.pool.verify import Difference, verify_tree
 from lamina.store.backend import LocalBackend
 from lamina.store.database import Database
 from lamina.store.objects import ObjectStore
-from lamina.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from lamina.store.writer import StoreWriter
 
 RESERVE = 32 << 20
 """Bytes of the disk, or a 32nd of it if that is less, that stay free so that destroying can always finish."""
@@ -127,11 +127,11 @@ class Pool:
         except BaseException:
             for leftover in (*place.glob("*"), *place.glob(".*.new")):
                 if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
+                    _remove(leftover)
                 else:
                     leftover.unlink(missing_ok=True)
             if not existed:
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
             raise
         return pool
 
@@ -182,22 +182,24 @@ class Pool:
 
     def space(self) -> PoolSpace:
         """Size, allocated and free bytes of the pool; its size is what it has and what the disk still gives."""
-        allocated = sum(
-            (self.path / files.PACKS / name).stat().st_blocks * 512 for name in self._backend.list()
-        ) + sum(path.stat().st_blocks * 512 for path in self.path.glob(files.CATALOGUE + "*"))
+        allocated = sum((self.path / files.PACKS / name).stat().st_blocks * 512 for name in self._backend.list()) + sum(
+            path.stat().st_blocks * 512 for path in self.path.glob(files.CATALOGUE + "*")
+        )
         free = self._free()
         figures = Accounting(self._catalogue).figures()[0]
         root = self._catalogue.dataset(self.name)
         dedup = figures[root.id].dedupratio()
-        return PoolSpace(allocated + free, allocated, free, allocated * 100 // max(allocated + free, 1), dedup, "ONLINE")
+        return PoolSpace(
+            allocated + free, allocated, free, allocated * 100 // max(allocated + free, 1), dedup, "ONLINE"
+        )
 
     def status(self) -> PoolStatus:
         """Counts of what the pool holds. ``errors`` is what scrub found; without a scrub none are known."""
-        counts = [
+        packs, objects, datasets, snapshots = (
             self._database.query(f"SELECT count(*) FROM {table}")[0][0]
             for table in ("pack", "object", "dataset", "snapshot")
-        ]
-        return PoolStatus(self.name, "ONLINE", str(self.path), *counts, 0)
+        )
+        return PoolStatus(self.name, "ONLINE", str(self.path), packs, objects, datasets, snapshots, 0)
 
     def _free(self) -> int:
         status = os.statvfs(self.path)
@@ -222,8 +224,8 @@ class Pool:
     ) -> Entries:
         """Datasets and snapshots, in OpenZFS's order: a dataset, its snapshots by age, its children by name.
 
-        No ``roots``: the whole pool. ``depth`` bounds how far below a root, a snapshot being one below its dataset. Asked
-        for snapshots alone, a root gives its own. Raises ``NotFound``.
+        No ``roots``: the whole pool. ``depth`` bounds how far below a root, a snapshot being one below its dataset.
+        Asked for snapshots alone, a root gives its own. Raises ``NotFound``.
         """
         only_snapshots = "filesystem" not in types
         limit = depth if depth is not None else None if recursive or not roots else 1 if only_snapshots else 0
@@ -349,7 +351,8 @@ class Pool:
         if not recursive and len(entries) > 1:
             below = "\n".join(entry.name for entry in entries[1:])
             raise Busy(
-                f"cannot destroy '{name}': filesystem has children\nuse '-r' to destroy the following datasets:\n{below}"
+                f"cannot destroy '{name}': filesystem has children\nuse '-r' to destroy the following
+                datasets:\n{below}"
             )
         # The pool's root dataset stays: it is the pool.
         names = [entry.name for entry in reversed(entries) if entry.name != self.name]
@@ -451,9 +454,7 @@ class Pool:
             for entry in entries:
                 used = self.get(entry, ["used"])["used"].value
                 if isinstance(used, int) and used > quota:
-                    raise PropertyError(
-                        prefix.format(entry.name) + "size is less than current used or reserved space"
-                    )
+                    raise PropertyError(prefix.format(entry.name) + "size is less than current used or reserved space")
         with self._writer() as writer, self._catalogue.change(writer) as change:
             for entry, stored in zip(entries, parsed, strict=True):
                 if entry.type == "snapshot":
@@ -504,20 +505,26 @@ class Pool:
     ) -> ImportReport:
         """Import a directory, a tar file or a tar stream as the image ``name`` (``dataset@tag``).
 
-        Missing datasets are made; the dataset's head becomes the tree. Raises ``AlreadyExists``, ``SourceError``, ``NoSpace``; then nothing
-        of it is left.
+        Missing datasets are made; the dataset's head becomes the tree. Raises ``AlreadyExists``, ``SourceError``,
+        ``NoSpace``; then nothing of it is left.
         """
+        from lamina.pool.images import import_image
+
         return import_image(self, source, name, progress=progress, format=format, jobs=jobs)
 
     def verify(
         self, snapshot: str, against: str | Path, *, progress: "Callable[..., None] | None" = None
     ) -> Differences:
         """Compare a snapshot with a directory: contents and all metadata. An empty list: they are equal."""
+        from lamina.pool.verify import verify_tree
+
         return verify_tree(self.tree(snapshot), Path(against), progress)
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _writer(self) -> "_Writing":
+        from lamina.store.writer import StoreWriter
+
         files.check_writable(self.path, self.name)
         return _Writing(
             StoreWriter(
@@ -535,10 +542,10 @@ class Pool:
 class _Writing:
     """A store writer that is closed on success and takes back what it put on failure."""
 
-    def __init__(self, writer: StoreWriter) -> None:
+    def __init__(self, writer: "StoreWriter") -> None:
         self._writer = writer
 
-    def __enter__(self) -> StoreWriter:
+    def __enter__(self) -> "StoreWriter":
         return self._writer
 
     def __exit__(
@@ -550,6 +557,12 @@ class _Writing:
             self._writer.abort()
 
 
+def _remove(directory: Path) -> None:
+    import shutil
+
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def pool_names() -> list[str]:
     """Names of the pools that this machine knows."""
     return registry.names()
@@ -558,4 +571,3 @@ def pool_names() -> list[str]:
 def pool_of(name: str, *, write: bool = False) -> Pool:
     """Open the pool that a dataset or snapshot name belongs to."""
     return Pool.open(pool_of_name(name), write=write)
-

@@ -1,7 +1,7 @@
 """Where pools are known: a directory of symbolic links, ``NAME -> /path/of/the/pool``.
 
-Root's pools stand in ``/etc/lamina/pools`` and are everybody's; a user's own in ``$XDG_CONFIG_HOME/lamina/pools`` (default
-``~/.config``). ``LAMINA_POOLS`` names another directory to use instead of both.
+Root's pools stand in ``/etc/lamina/pools`` and are everybody's; a user's own in ``$XDG_CONFIG_HOME/lamina/pools``
+(default ``~/.config``). ``LAMINA_POOLS`` names another directory to use instead of both.
 """
 
 import contextlib

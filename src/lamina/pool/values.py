@@ -17,10 +17,23 @@ from lamina.pool.properties import (
 )
 
 FIGURES = frozenset(
-    (
-        "used referenced usedbydataset usedbychildren usedbysnapshots usedbyrefreservation unique compressratio "
-        "refcompressratio dedupratio reduction logicalused logicalreferenced available quota"
-    ).split()
+    [
+        "used",
+        "referenced",
+        "usedbydataset",
+        "usedbychildren",
+        "usedbysnapshots",
+        "usedbyrefreservation",
+        "unique",
+        "compressratio",
+        "refcompressratio",
+        "dedupratio",
+        "reduction",
+        "logicalused",
+        "logicalreferenced",
+        "available",
+        "quota",
+    ]
 )
 
 

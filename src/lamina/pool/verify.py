@@ -4,29 +4,22 @@ import errno
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.errors import DamagedData, NotFound, SourceError
 from lamina.fs.types import ROOT_INO, Inode
 from lamina.fs.view import TreeView
 from lamina.ingest.progress import Progress
+from lamina.pool.reports import Difference
 
 _READ = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What differs at a path below the root."""
-
-    path: bytes
-    what: str
 
 
 def verify_tree(tree: TreeView, against: Path, progress: Callable[[Progress], None] | None = None) -> list[Difference]:
     """All differences, in the order of the walk. Damaged objects are differences too.
 
-    Access and change times are not compared: comparing changes them. Raises ``NotFound`` where ``against`` is no directory.
+    Access and change times are not compared: comparing changes them. Raises ``NotFound`` where ``against`` is no
+    directory.
     """
     if not against.is_dir():
         raise NotFound(f"cannot verify against '{against}': it is not a directory")
@@ -156,7 +149,9 @@ class _Verifier:
                 extent = extents[0]
                 data = self._tree.chunk(extent.key)[extent.chunk_offset : extent.chunk_offset + extent.length]
                 if len(data) != extent.length or os.pread(fd, extent.length, extent.offset) != data:
-                    self._found.append(Difference(where, f"contents differ between {position} and {extent.offset + extent.length}"))
+                    self._found.append(
+                        Difference(where, f"contents differ between {position} and {extent.offset + extent.length}")
+                    )
                     return
                 position = extent.offset + extent.length
                 self._bytes += extent.length
@@ -177,7 +172,9 @@ class _Verifier:
                 start = end
             size = min(_READ, end - start)
             if size and os.pread(fd, size, start).strip(b"\0"):
-                self._found.append(Difference(where, f"contents differ after {start}: a hole in the snapshot, data there"))
+                self._found.append(
+                    Difference(where, f"contents differ after {start}: a hole in the snapshot, data there")
+                )
                 return -1
             position = start + size
         return end

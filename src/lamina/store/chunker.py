@@ -25,9 +25,7 @@ def make_chunker(recordsize: int) -> "FastCDC":
     from pyfastcdc import FastCDC
 
     average = max(4096, min(recordsize, 1 << 19))
-    return FastCDC(
-        average, min_size=average // 2, max_size=min(average * 8, MAX_OBJECT), normalized_chunking=1, seed=0
-    )
+    return FastCDC(average, min_size=average // 2, max_size=min(average * 8, MAX_OBJECT), normalized_chunking=1, seed=0)
 
 
 def zero_runs(buffer: bytearray, length: int, offset: int) -> list[tuple[int, int]]:
@@ -56,8 +54,9 @@ def chunks_of(
 ) -> Iterator[list[tuple[int, memoryview]]]:
     """Chunks of a stream, a list for each filling of ``buffer``: (file offset in bytes, bytes).
 
-    ``read_into`` fills a view and returns the bytes read, 0 at the end. ``offset`` is the file offset of the first byte.
-    The views are valid until the next list is asked for. Holes are left out. ``buffer`` holds several chunks at least.
+    ``read_into`` fills a view and returns the bytes read, 0 at the end. ``offset`` is the file offset of the first
+    byte. The views are valid until the next list is asked for. Holes are left out. ``buffer`` holds several chunks at
+    least.
     """
     view = memoryview(buffer)
     filled = 0

@@ -106,7 +106,9 @@ class Database:
                     raise _translated(error, path) from error
                 time.sleep(0.02)
             except sqlite3.DatabaseError as error:
-                raise UnsupportedPool(f"cannot open '{path}': {error}; it is not a lamina catalogue or is damaged") from None
+                raise UnsupportedPool(
+                    f"cannot open '{path}': {error}; it is not a lamina catalogue or is damaged"
+                ) from None
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """All rows of a query at once: no read transaction outlives the call."""
@@ -204,13 +206,17 @@ def _translated(error: sqlite3.Error, path: Path) -> LaminaError:
     code = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
     if code.startswith("SQLITE_FULL") or "disk is full" in text:
-        return NoSpace(f"cannot write '{path}': no space left on device; destroy what is not needed or use a larger disk")
+        return NoSpace(
+            f"cannot write '{path}': no space left on device; destroy what is not needed or use a larger disk"
+        )
     if code.startswith("SQLITE_READONLY") or code.startswith("SQLITE_PERM") or "readonly" in text:
         return AccessDenied(f"cannot write '{path}': permission denied")
     if code.startswith("SQLITE_CANTOPEN"):
         return AccessDenied(f"cannot open '{path}': permission denied or missing")
     if code.startswith("SQLITE_BUSY"):
-        return LaminaError(f"the catalogue '{path}' has been locked by another process for {BUSY_TIMEOUT:.0f} s; try again")
+        return LaminaError(
+            f"the catalogue '{path}' has been locked by another process for {BUSY_TIMEOUT:.0f} s; try again"
+        )
     if code.startswith("SQLITE_CORRUPT") or code.startswith("SQLITE_NOTADB"):
         return DamagedData(f"the catalogue '{path}' is damaged: {text}")
     return LaminaError(f"catalogue '{path}': {text}")

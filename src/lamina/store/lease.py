@@ -1,8 +1,8 @@
 """Leases: a process that takes objects in holds one, so that gc deletes nothing it may have decided to share.
 
-A lease is a file in the pool that its process keeps locked (flock(2)): the lock goes with the process however it ends. Its row in
-the catalogue says since when decisions are covered; every commit renews it. Deletion of what was condemned waits for
-leases older than the mark.
+A lease is a file in the pool that its process keeps locked (flock(2)): the lock goes with the process however it ends.
+Its row in the catalogue says since when decisions are covered; every commit renews it. Deletion of what was condemned
+waits for leases older than the mark.
 """
 
 import contextlib

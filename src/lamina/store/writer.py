@@ -238,8 +238,8 @@ class StoreWriter:
     def commit(self) -> Iterator[list[bytes]]:
         """Make all that was put durable, then run the body in one transaction: the rows that name a root.
 
-        The body appends name records (JSON) to the list it gets; they are in a pack, synced, before the transaction commits.
-        The objects reached lose their condemned mark in the same transaction.
+        The body appends name records (JSON) to the list it gets; they are in a pack, synced, before the transaction
+        commits. The objects reached lose their condemned mark in the same transaction.
         """
         with self._lock:
             self._flush()

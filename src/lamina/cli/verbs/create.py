@@ -3,10 +3,8 @@
 from lamina.cli.command import Arguments, Command, Option
 from lamina.cli.pools import Pools
 from lamina.cli.verbs.set import parse_assignments
-from lamina.errors import AlreadyExists, NotFound, UsageError
-from lamina.pool import Pool
-from lamina.pool.names import check_dataset_name, parent_of, pool_of_name
-from lamina.pool.properties import parse_properties
+from lamina.errors import UsageError
+from lamina.pool.names import check_dataset_name, pool_of_name, printable
 
 
 def run(arguments: Arguments) -> int:
@@ -21,12 +19,7 @@ def run(arguments: Arguments) -> int:
     dry_run, parents = arguments.has("dry-run"), arguments.has("parents")
     absent = f"cannot create '{name}': no such pool '{pool_of_name(name)}'"
     with Pools(write=not dry_run) as pools:
-        pool = pools.of(name, absent)
-        if dry_run:
-            made = _would_make(pool, name, parents)
-            parse_properties(properties, prefix=f"cannot create '{name}': ")
-        else:
-            made = pool.create_dataset(name, properties, parents=parents)
+        made = pools.of(name, absent).create_dataset(name, properties, parents=parents, dry_run=dry_run)
     if arguments.has("parsable"):
         for one in made:
             print(f"create\t{one}")
@@ -39,26 +32,9 @@ def run(arguments: Arguments) -> int:
 
 
 def _print_properties(own: bool, properties: dict[str, str], form: str) -> None:
-    from lamina.pool.names import printable
-
     # Parents that -p makes get no properties of their own: they inherit.
     for key, value in properties.items() if own else ():
         print(printable(form.format(key, value)).replace("\\t", "\t"))
-
-
-def _would_make(pool: Pool, name: str, parents: bool) -> list[str]:
-    if pool.exists(name):
-        if parents:
-            return []
-        raise AlreadyExists(f"cannot create '{name}': dataset already exists")
-    made = [name]
-    above = parent_of(name)
-    while above is not None and not pool.exists(above):
-        made.insert(0, above)
-        above = parent_of(above)
-    if len(made) > 1 and not parents:
-        raise NotFound(f"cannot create '{name}': parent does not exist")
-    return made
 
 
 COMMAND = Command(

@@ -6,7 +6,6 @@ from lamina.cli.command import Arguments, Command, Option
 from lamina.cli.output import complain
 from lamina.cli.pools import Pools
 from lamina.errors import Busy, NotFound, UsageError
-from lamina.pool import Pool
 from lamina.pool.names import check_name, printable, split_snapshot
 from lamina.pool.units import format_size
 
@@ -35,9 +34,9 @@ def run(arguments: Arguments) -> int:
             if not dry_run:
                 pool.destroy(name, recursive=recursive)
         except Busy as error:
-            complain(str(error))
-            if not recursive:
-                _print_children(pool, name)
+            # What is in the way is named, one a line.
+            for line in str(error).split("\n"):
+                complain(line)
             return error.exit_status
     return 0
 
@@ -53,18 +52,6 @@ def _print_plan(arguments: Arguments, names: Iterable[str], reclaim: int) -> Non
         for one in names:
             print(f"{would} destroy {one}")
         print(f"{would} reclaim {format_size(reclaim)}")
-
-
-def _print_children(pool: Pool, name: str) -> None:
-    """Say what ``-r`` would destroy, when that is why the pool refused."""
-    try:
-        below = [one for one in pool.destroy(name, recursive=True, dry_run=True).names if one != name]
-    except Busy:
-        return  # something below is in use as well: -r would not help
-    if below:
-        complain("use '-r' to destroy the following datasets:")
-        for one in below:
-            complain(one)
 
 
 COMMAND = Command(

@@ -5,15 +5,16 @@ from lamina.cli.entries import entry_json, parse_depth, parse_properties_list, p
 from lamina.cli.output import Column, print_json, print_table
 from lamina.cli.pools import Pools
 from lamina.errors import UsageError
-from lamina.pool import Entry, PropertyValue
 from lamina.pool.properties import PROPERTIES, format_value
 
 _FIELDS = ("name", "property", "value", "received", "source")
 _DEFAULT_FIELDS = ("name", "property", "value", "source")
 _SOURCES = ("local", "default", "inherited", "received", "temporary", "none")
-_ABSENT = PropertyValue(None, "-")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import Entry, PropertyValue
 
-Values = dict[str, PropertyValue]
+Values = dict[str, "PropertyValue"]
 
 
 def run(arguments: Arguments) -> int:
@@ -73,14 +74,14 @@ def _asked(words: list[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _shown(entry: Entry, found: Values, every: bool, asked: list[str], sources: set[str]) -> Values:
+def _shown(entry: "Entry", found: Values, every: bool, asked: list[str], sources: set[str]) -> Values:
     """The properties to print: of ``all`` those that have a value, else those asked for, ``-`` where absent."""
     if every:
         values = {name: value for name, value in found.items() if value.value is not None}
     else:
-        values = {name: found.get(name, _ABSENT) for name in asked}
-        if "name" in values:
-            values["name"] = PropertyValue(entry.name, "-")
+        from lamina.pool import PropertyValue
+
+        values = {name: PropertyValue(entry.name, "-") if name == "name" else found[name] for name in asked}
     return {name: value for name, value in values.items() if _source_kind(value.source) in sources}
 
 

@@ -4,14 +4,16 @@ import sys
 import threading
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from lamina.cli.command import JSON, Arguments, Command, Option
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.cli.progress import ProgressBar, summary_rows
 from lamina.errors import AlreadyExists, InvalidName, LaminaError, NotFound, UsageError
-from lamina.pool import ImportProgress, ImportReport, pool_names, pool_of
 from lamina.pool.names import check_snapshot_name, pool_of_name, printable
+
+if TYPE_CHECKING:
+    from lamina.ingest.progress import Progress
 
 Format = Literal["auto", "dir", "tar"]
 
@@ -59,10 +61,11 @@ def run(arguments: Arguments) -> int:
             for report in reports
         }
         print_table(_COLUMNS, summary_rows(figures))
-    return max((failure.exit_status for failure in failures), default=0)
+    incomplete = any(report.warnings for report in reports)
+    return max((failure.exit_status for failure in failures), default=1 if incomplete else 0)
 
 
-def _as_json(report: ImportReport) -> dict[str, object]:
+def _as_json(report: "ImportReport") -> dict[str, object]:
     document: dict[str, object] = asdict(report)
     document["warnings"] = [printable(warning) for warning in report.warnings]
     return document
@@ -107,6 +110,8 @@ def _check(pairs: list[tuple[str, str]]) -> None:
                 f"an image is named dataset@tag, such as '{printable(name)}@latest'"
             )
         check_snapshot_name(name, "import")
+    from lamina.pool import pool_names, pool_of
+
     known = pool_names()
     for _, name in pairs:
         if pool_of_name(name) not in known:
@@ -120,7 +125,7 @@ def _check(pairs: list[tuple[str, str]]) -> None:
 
 def _import_all(
     pairs: list[tuple[str, str]], format_: Format, jobs: int, bar: ProgressBar
-) -> tuple[list[ImportReport], list[LaminaError]]:
+) -> tuple[list["ImportReport"], list[LaminaError]]:
     """Import every pair; after the first failure none is begun and those that run are given up."""
     stop = threading.Event()
     if jobs == 1:
@@ -147,7 +152,7 @@ def _import_all(
     return _outcome(futures)
 
 
-def _outcome(futures: list[Future[ImportReport]]) -> tuple[list[ImportReport], list[LaminaError]]:
+def _outcome(futures: list[Future["ImportReport"]]) -> tuple[list["ImportReport"], list[LaminaError]]:
     reports: list[ImportReport] = []
     failures: list[LaminaError] = []
     for future in futures:
@@ -163,14 +168,16 @@ def _outcome(futures: list[Future[ImportReport]]) -> tuple[list[ImportReport], l
     return reports, failures
 
 
-def _import(source: str, name: str, format_: Format, bar: ProgressBar, stop: threading.Event) -> ImportReport:
-    def progress(figures: ImportProgress) -> None:
+def _import(source: str, name: str, format_: Format, bar: ProgressBar, stop: threading.Event) -> "ImportReport":
+    def progress(figures: "Progress") -> None:
         if stop.is_set():
             raise _Cancelled
         bar.update(name, figures)
 
     if stop.is_set():
         raise _Cancelled
+    from lamina.pool import pool_of
+
     # Every import has a pool of its own: a pool's handle belongs to one thread.
     with pool_of(name, write=True) as pool:
         return pool.import_image(_source(source), name, progress=progress, format=format_)
@@ -198,8 +205,8 @@ for a tar on standard input. Each becomes the image DATASET@TAG; the datasets it
 Everything is kept: owners, modes, times to the nanosecond, hard links, extended attributes, device nodes, holes. Only
 data that no other image in the pool has is stored.
 
-Files that change or vanish while they are read are reported as warnings. After a failure or Ctrl-C nothing of the
-image is in the pool; images that were finished before stay.
+Files that change or vanish while they are read are left out, and each is a warning. After a failure or Ctrl-C nothing
+of the image is in the pool; images that were finished before stay.
 
 The table at the end: FILES, LOGICAL (bytes of all files), NEW (bytes that the pool did not have), STORED (bytes that
 were written for them), RATIO (LOGICAL to STORED), SECONDS.""",
@@ -225,8 +232,9 @@ were written for them), RATIO (LOGICAL to STORED), SECONDS.""",
         ("From a container engine", "docker export box | lamina image import - tank/images/box@today"),
         ("Several", "lamina image import a.tar tank/images/base@a b.tar tank/images/base@b"),
     ),
-    exit_status="0  All images are in the pool; warnings do not change that.\n"
-    "1  An import failed; one line on standard error says why.\n2  Wrong usage.",
+    exit_status="0  All images are in the pool, whole.\n"
+    "1  An import failed, or files were left out of an image (which is in the pool then);\n"
+    "   each is a line on standard error.\n2  Wrong usage.",
     run=run,
     operands="path image",
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 from lamina.cli.command import JSON, Arguments, Command, Option
 from lamina.cli.output import complain, print_json
 from lamina.cli.pools import Pools
+from lamina.cli.progress import ProgressBar
 from lamina.errors import SourceError, UsageError
 from lamina.pool.names import check_snapshot_name, printable
 
@@ -23,8 +24,14 @@ def run(arguments: Arguments) -> int:
     directory = Path(against)
     if not directory.is_dir():
         raise SourceError(f"cannot verify '{name}': '{printable(against)}' is not a directory")
-    with Pools() as pools:
-        differences = pools.of(name).verify(name, directory)
+    bar = ProgressBar(f"verifying {name}", saving=False)
+    if arguments.has("quiet") or arguments.has("json"):
+        bar.enabled = False
+    try:
+        with Pools() as pools:
+            differences = pools.of(name).verify(name, directory, progress=lambda figures: bar.update(name, figures))
+    finally:
+        bar.clear()
     if arguments.has("json"):
         found = [{"path": printable(one.path, backslash=True), "what": printable(one.what)} for one in differences]
         print_json("image verify", {"image": name, "against": against, "differences": found})

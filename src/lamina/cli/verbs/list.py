@@ -7,13 +7,14 @@ from lamina.cli.entries import Selection, entry_json, parse_depth, parse_propert
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.cli.pools import Pools
 from lamina.errors import UsageError
-from lamina.pool import Entry, Pool, PropertyValue
 from lamina.pool.properties import PROPERTIES, SPACE_COLUMNS, format_value
 
 _DEFAULT = ("name", "used", "available", "referenced", "mountpoint")
-_ABSENT = PropertyValue(None, "-")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import Entry, Pool, PropertyValue
 
-Row = tuple[Pool, Entry, dict[str, PropertyValue]]
+Row = tuple["Pool", "Entry", dict[str, "PropertyValue"]]
 
 
 def run(arguments: Arguments) -> int:
@@ -50,7 +51,7 @@ def show(
             entry.name: entry_json(
                 pool,
                 entry,
-                {name: values.get(name, _ABSENT) for name in shown},
+                {name: values[name] for name in shown},
                 parsable=parsable,
                 numbers=arguments.has("json-int"),
             )
@@ -68,8 +69,8 @@ def show(
     return 1 if selection.failed else 0
 
 
-def _cell(name: str, entry: Entry, values: dict[str, PropertyValue], parsable: bool) -> str:
-    return entry.name if name == "name" else format_value(name, values.get(name, _ABSENT).value, parsable)
+def _cell(name: str, entry: "Entry", values: dict[str, "PropertyValue"], parsable: bool) -> str:
+    return entry.name if name == "name" else format_value(name, values[name].value, parsable)
 
 
 def _column(name: str) -> Column:
@@ -105,7 +106,7 @@ def _sort_keys(arguments: Arguments) -> list[tuple[str, bool]]:
 
 def _sort(rows: list[Row], name: str, descending: bool) -> None:
     def value(row: Row) -> str | int | float | None:
-        return row[1].name if name == "name" else row[2].get(name, _ABSENT).value
+        return row[1].name if name == "name" else row[2][name].value
 
     # Rows without the property come last in both directions.
     present = [row for row in rows if value(row) is not None]

@@ -7,8 +7,11 @@ from lamina.cli.command import JSON, Arguments, Command, Option
 from lamina.cli.output import complain, print_json
 from lamina.cli.pools import Pools
 from lamina.errors import LaminaError, MountError, NotFound, UsageError
-from lamina.pool import Pool
 from lamina.pool.names import check_name, pool_of_name, printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import Pool
 
 
 def run(arguments: Arguments) -> int:
@@ -76,7 +79,7 @@ def _serve(arguments: Arguments, pool: Path, name: str, mountpoint: Path, whole_
     )
 
 
-def _own_mountpoint(pool: Pool, name: str) -> Path:
+def _own_mountpoint(pool: "Pool", name: str) -> Path:
     if "@" in name:
         raise UsageError(f"missing directory to mount '{name}' on")
     value = pool.get(name, ["mountpoint"])["mountpoint"].value
@@ -117,9 +120,10 @@ def _mount_all(arguments: Arguments) -> int:
                 failed = True
                 continue
             entries = pool.list([pool.name], recursive=True, types=("filesystem",))
-            for entry, values in zip(entries, pool.get_many(entries, ["mountpoint"]), strict=True):
+            for entry, values in zip(entries, pool.get_many(entries, ["mountpoint", "referenced"]), strict=True):
                 value = values["mountpoint"].value
-                if isinstance(value, str) and value not in ("none", "legacy"):
+                # A dataset that only holds others would cover their mount points with an empty, read-only directory.
+                if isinstance(value, str) and value not in ("none", "legacy") and values["referenced"].value:
                     jobs.append((pool.path, entry.name, Path(value)))
     mounted = {one.source for one in mounts()}
     for path, name, mountpoint in jobs:
@@ -148,8 +152,8 @@ COMMAND = Command(
 Without operands it lists what is mounted.
 
 Mounts a snapshot (an image is one) on a directory, for reading. A dataset is mounted with its newest content, on the
-directory named or on its property mountpoint; its snapshots are then found in .zfs/snapshot. -R mounts a whole pool: every
-dataset is a directory, with every snapshot below it.
+directory named or on its property mountpoint; its snapshots are then found in .zfs/snapshot. -R mounts a whole pool:
+every dataset is a directory, with every snapshot below it.
 
 A process in the background serves the mount until 'lamina umount'. It needs no root: fusermount3 does what a user may
 not.""",
@@ -162,7 +166,7 @@ not.""",
             "=allow_other noallow_other dev nodev suid nosuid exec noexec acl ro",
         ),
         Option("f", "foreground", "stay in the foreground; Ctrl-C unmounts"),
-        Option("a", "all", "mount every dataset that has a mountpoint"),
+        Option("a", "all", "mount every dataset that has a mountpoint and holds something"),
         Option("R", "pool", "mount a whole pool"),
         Option("L", "log", "write what goes wrong in the server to this file", "file", "path"),
         JSON,

@@ -5,7 +5,6 @@ import os
 from lamina.cli.command import Arguments, Command, Option
 from lamina.cli.verbs.set import parse_assignments
 from lamina.errors import AlreadyExists, PropertyError, UsageError
-from lamina.pool import Pool, pool_names
 from lamina.pool.names import check_pool_name, printable
 from lamina.pool.properties import find_property, is_user_property, parse_properties
 
@@ -18,6 +17,8 @@ def run(arguments: Arguments) -> int:
         raise UsageError("missing directory argument")
     if len(arguments.operands) > 2:
         raise UsageError("too many arguments")
+    from lamina.pool import Pool, pool_names
+
     name, path = arguments.operands
     mode = _mode(arguments.value("mode"))
     properties = parse_assignments(arguments.values("property"))

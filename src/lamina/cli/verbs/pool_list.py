@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from lamina.cli.command import JSON, PARSABLE, SCRIPTED, Arguments, Command, Option
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.errors import LaminaError, UsageError
-from lamina.pool import Pool, pool_names
 from lamina.pool.units import format_ratio, format_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import Pool
 
 _COLUMNS = {
     "name": Column("NAME"),
@@ -69,8 +72,10 @@ def pool_properties(words: Sequence[str], extra: tuple[str, ...] = ()) -> list[s
     return names
 
 
-def open_pools(names: Sequence[str]) -> tuple[list[Pool], bool]:
+def open_pools(names: Sequence[str]) -> tuple[list["Pool"], bool]:
     """Open the named pools, or all that are known; what cannot be opened is one line, and the flag is set."""
+    from lamina.pool import Pool, pool_names
+
     pools: list[Pool] = []
     failed = False
     for name in dict.fromkeys(names) or sorted(pool_names()):
@@ -82,7 +87,7 @@ def open_pools(names: Sequence[str]) -> tuple[list[Pool], bool]:
     return pools, failed
 
 
-def pool_values(pool: Pool, parsable: bool) -> dict[str, str]:
+def pool_values(pool: "Pool", parsable: bool) -> dict[str, str]:
     """Return every property of a pool as it is printed."""
     space = pool.space()
 

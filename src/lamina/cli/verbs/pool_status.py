@@ -3,8 +3,11 @@
 from lamina.cli.command import JSON, Arguments, Command, Option
 from lamina.cli.output import complain, print_json
 from lamina.cli.verbs.pool_list import open_pools
-from lamina.pool import PoolStatus
 from lamina.pool.names import printable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.pool import PoolStatus
 
 
 def run(arguments: Arguments) -> int:
@@ -31,7 +34,7 @@ def run(arguments: Arguments) -> int:
     return 1 if failed else 0
 
 
-def _page(status: PoolStatus, verbose: bool) -> str:
+def _page(status: "PoolStatus", verbose: bool) -> str:
     lines = [f"  pool: {status.name}", f" state: {status.state}"]
     if status.state != "ONLINE" or status.errors:
         lines += [
@@ -57,7 +60,7 @@ def _page(status: PoolStatus, verbose: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _as_json(status: PoolStatus, guid: int) -> dict[str, object]:
+def _as_json(status: "PoolStatus", guid: int) -> dict[str, object]:
     return {
         "name": status.name,
         "state": status.state,

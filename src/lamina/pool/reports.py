@@ -1,0 +1,25 @@
+"""What long operations report when they are done."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import took in. Bytes of file data: in all, new to the pool, and as stored; ``warnings`` are files left
+    out."""
+
+    name: str
+    files: int
+    logical_bytes: int
+    new_logical_bytes: int
+    stored_bytes: int
+    seconds: float
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What differs at a path below the root."""
+
+    path: bytes
+    what: str
