@@ -104,6 +104,11 @@ def _breaking(tank: FakePool, monkeypatch: pytest.MonkeyPatch, error: BaseExcept
         (KeyboardInterrupt(), 130, "interrupted"),
         (OSError(28, "No space left on device", "/p\x07"), 1, "lamina: '/p\\x07': No space left on device"),
         (OSError("odd"), 1, "lamina: odd"),
+        (
+            ModuleNotFoundError("No module named 'lz4'", name="lz4"),
+            1,
+            "lamina: the Python module 'lz4' is missing; install lamina again with its dependencies",
+        ),
         (MemoryError(), 1, "lamina: out of memory"),
         (BrokenPipeError(), 141, None),
         (
@@ -137,6 +142,16 @@ def test_debugging_shows_the_traceback(tank: FakePool, run: Run, monkeypatch: py
     assert result.status == 1 and result.err.startswith("Traceback (most recent call last)")
 
 
+def test_an_installation_without_a_dependency_says_so(tmp_path: Path) -> None:
+    (tmp_path / "sqlite3.py").write_text("raise ModuleNotFoundError('No module', name='sqlite3')")
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
+    done = subprocess.run([*PYTHON, "list"], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "lamina: the Python module 'sqlite3' is missing; install lamina again with its dependencies\n"
+    )
+
+
 def test_main_takes_the_process_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["lamina", "version"])
     assert main() == 0
@@ -166,7 +181,7 @@ def test_a_full_disk_behind_standard_output_is_an_error() -> None:
     assert done.stderr == b"lamina: No space left on device\n"
 
 
-@pytest.mark.parametrize("words", [["version"], ["help"], ["help", "list"], ["completion", "bash"], ["bogus"]])
+@pytest.mark.parametrize("words", [["version"], ["help"], ["help", "version"], ["completion", "bash"]])
 def test_what_needs_no_pool_loads_none(words: list[str]) -> None:
     script = (
         "import sys; from lamina.cli import main; main(sys.argv[1:]); "

@@ -99,6 +99,9 @@ def _report(error: BaseException) -> int:
         where = f"'{os.fsdecode(error.filename)}': " if isinstance(error.filename, str | bytes) else ""
         _complain(f"lamina: {where}{error.strerror or error}")
         return 1
+    if isinstance(error, ModuleNotFoundError):
+        _complain(f"lamina: the Python module '{error.name}' is missing; install lamina again with its dependencies")
+        return 1
     if isinstance(error, MemoryError):
         _complain("lamina: out of memory")
         return 1
@@ -107,9 +110,14 @@ def _report(error: BaseException) -> int:
 
 
 def _complain(message: str) -> None:
-    from lamina.pool.names import printable
+    try:
+        from lamina.pool.names import printable
 
-    print(printable(message), file=sys.stderr)
+        shown = printable(message)
+    except Exception:
+        # An installation that is not whole must still be able to say so.
+        shown = message.encode("unicode_escape", "surrogatepass").decode("ascii")
+    print(shown, file=sys.stderr)
 
 
 def _quiet_pipe() -> int:

@@ -172,7 +172,7 @@ def apply(reader: TreeReader, edits: Sequence[Edit], put: PutNode) -> tuple[int,
 
 
 def _apply(reader: TreeReader, key: bytes, edits: Sequence[Edit], builder: TreeBuilder, last: bool) -> None:
-    """Add the subtree ``key`` with its edits; ``last``: nothing follows it, so edits behind its last key are its too."""
+    """Add the subtree ``key`` with its edits; ``last``: nothing follows, so edits behind its last key are its."""
     node = reader.node(key)
     if node.level == 0:
         _merge(node, edits, builder)

@@ -118,7 +118,7 @@ class ContentWriter:
 
 
 class _Pipeline:
-    """New chunks of one file: compressed by whoever is free, appended in order, in runs, so that a file lies together."""
+    """New chunks of a file: compressed by whoever is free, appended in order and runs, so that a file lies together."""
 
     def __init__(self, writer: StoreWriter, workers: Workers, compression: Compression) -> None:
         self._writer = writer

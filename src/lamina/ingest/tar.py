@@ -322,7 +322,7 @@ def open_stream(stream: BinaryIO) -> BinaryIO:
     elif head.startswith(b"\xfd7zXZ\0"):
         import lzma
 
-        opened = lzma.LZMAFile(reader)  # type: ignore[assignment]
+        opened = lzma.LZMAFile(reader)  # type: ignore[assignment]  # noqa: SIM115
     elif head.startswith(b"BZh"):
         import bz2
 
@@ -330,7 +330,7 @@ def open_stream(stream: BinaryIO) -> BinaryIO:
     elif head.startswith(b"\x28\xb5\x2f\xfd"):
         import zstandard
 
-        opened = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(reader, read_across_frames=True)  # type: ignore[assignment]
+        opened = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(reader, read_across_frames=True)
     return opened
 
 

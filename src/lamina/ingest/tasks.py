@@ -69,7 +69,7 @@ class Workers:
         return task
 
     def submit(self, function: Callable[..., Any], *arguments: Any, queued: int = 8) -> None:
-        """A task whose result nobody takes; helps first while more than ``queued`` wait. Raises an earlier one's error."""
+        """A task whose result nobody takes; helps first while more than ``queued`` wait. Raises earlier errors."""
         self.check()
         while len(self._later) > queued:
             task = self._take()

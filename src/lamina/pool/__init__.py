@@ -1,8 +1,8 @@
 """Pools: datasets, properties, images, accounting."""
 
 from lamina.ingest.progress import Progress
-from lamina.pool.pool import DestroyPlan, Pool, PoolSpace, PoolStatus, pool_names, pool_of
-from lamina.pool.reports import Difference, ImportReport
+from lamina.pool.pool import Pool, pool_names, pool_of
+from lamina.pool.reports import DestroyPlan, Difference, ImportReport, PoolSpace, PoolStatus
 from lamina.pool.values import Entry, PropertyValue
 
 __all__ = [

@@ -26,7 +26,7 @@ _BLOCKS = 32
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Sums of one dataset or snapshot, in bytes. ``decoded`` and ``refdecoded`` are the same sets before compression."""
+    """Sums of one dataset or snapshot, in bytes. ``decoded`` and ``refdecoded`` the same sets before compression."""
 
     used: int = 0
     referenced: int = 0

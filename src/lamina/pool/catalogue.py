@@ -170,7 +170,7 @@ class Catalogue:
         return DatasetRow(*self.database.query(f"SELECT {_DATASET} FROM dataset WHERE id = ?", (number,))[0])
 
     def datasets(self, below: str | None = None) -> list[DatasetRow]:
-        """All datasets, or ``below`` and those under it, parents before children, names in order of their components."""
+        """All datasets, or ``below`` and those under it, parents before children, in order of name components."""
         if below is None:
             rows = self.database.query(f"SELECT {_DATASET} FROM dataset")
         else:

@@ -117,7 +117,7 @@ def _opened(source: str | Path | BinaryIO, format: str, stack: contextlib.ExitSt
         if is_directory:
             return lambda *arguments: import_directory(path, *arguments)
         try:
-            stream: BinaryIO = stack.enter_context(open(path, "rb", buffering=1 << 20))
+            stream: BinaryIO = stack.enter_context(path.open("rb", buffering=1 << 20))
         except OSError as error:
             raise SourceError(f"cannot import '{shown}': {error.strerror}") from None
     else:

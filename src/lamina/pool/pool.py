@@ -2,29 +2,22 @@
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
-from lamina.errors import AlreadyExists, Busy, InvalidName, LaminaError, NotFound, PropertyError, UnsupportedPool
+from lamina.errors import AlreadyExists, Busy, LaminaError, NotFound, PropertyError, UnsupportedPool
 from lamina.fs.view import StoredTree, TreeView
 from lamina.pool import files, registry
 from lamina.pool.accounting import Accounting
-from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue, SnapshotRow
+from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue
+from lamina.pool.destroying import doomed
 from lamina.pool.empty import empty_tree
-from lamina.pool.names import (
-    check_dataset_name,
-    check_name,
-    check_pool_name,
-    check_snapshot_name,
-    parent_of,
-    pool_of_name,
-    printable,
-    split_snapshot,
-)
+from lamina.pool.listing import find_entry, list_entries
+from lamina.pool.names import check_dataset_name, check_name, check_pool_name, pool_of_name, printable
 from lamina.pool.properties import check_inherit, parse_properties
-from lamina.pool.reports import Difference, ImportReport
+from lamina.pool.renaming import check_rename, missing_above, rename_snapshot, snapshot_renames
+from lamina.pool.reports import DestroyPlan, Difference, ImportReport, PoolSpace, PoolStatus
 from lamina.pool.values import Entry, PropertyValue, Values
 from lamina.store.backend import LocalBackend
 from lamina.store.database import Database
@@ -35,40 +28,6 @@ if TYPE_CHECKING:
 
 RESERVE = 32 << 20
 """Bytes of the disk, or a 32nd of it if that is less, that stay free so that destroying can always finish."""
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSpace:
-    """Space of a pool in bytes; ``capacity`` in percent."""
-
-    size: int
-    allocated: int
-    free: int
-    capacity: int
-    dedupratio: float
-    health: str
-
-
-@dataclass(frozen=True, slots=True)
-class PoolStatus:
-    """What a pool holds."""
-
-    name: str
-    state: str
-    path: str
-    packs: int
-    objects: int
-    datasets: int
-    snapshots: int
-    errors: int
-
-
-@dataclass(frozen=True, slots=True)
-class DestroyPlan:
-    """What a destroy takes away, in order, and the bytes that nothing else refers to afterwards."""
-
-    names: list[str]
-    reclaim: int
 
 
 # ``Pool.list`` hides the type's name inside the class.
@@ -227,41 +186,11 @@ class Pool:
         No ``roots``: the whole pool. ``depth`` bounds how far below a root, a snapshot being one below its dataset.
         Asked for snapshots alone, a root gives its own. Raises ``NotFound``.
         """
-        only_snapshots = "filesystem" not in types
-        limit = depth if depth is not None else None if recursive or not roots else 1 if only_snapshots else 0
-        snapshots: dict[int, list[SnapshotRow]] = {}
-        if "snapshot" in types or "image" in types:
-            for row in self._catalogue.snapshots():
-                snapshots.setdefault(row.dataset, []).append(row)
-        found: dict[str, Entry] = {}
-        for root in roots or [self.name]:
-            check_name(root)
-            if "@" in root:
-                found.setdefault(root, self.entry(root))
-                continue
-            base = self._catalogue.dataset(root).name.count("/")
-            for dataset in self._catalogue.datasets(root):
-                level = dataset.name.count("/") - base
-                if limit is not None and level > limit:
-                    continue
-                if not only_snapshots:
-                    found.setdefault(dataset.name, Entry(dataset.name, "filesystem", dataset.id))
-                if limit is None or level + 1 <= limit:
-                    for row in snapshots.get(dataset.id, ()):
-                        if "snapshot" in types or row.kind in types:
-                            name = f"{dataset.name}@{row.name}"
-                            found.setdefault(name, Entry(name, "snapshot", row.id, row.kind))
-        return list(found.values())
+        return list_entries(self._catalogue, self.name, roots, recursive, depth, types)
 
     def entry(self, name: str) -> Entry:
         """The dataset or snapshot of this name. Raises ``NotFound``, ``InvalidName``."""
-        check_name(name)
-        if "@" in name:
-            snapshot = self._catalogue.find_snapshot(name)
-            if snapshot is None:
-                raise NotFound(f"cannot open '{printable(name)}': dataset does not exist")
-            return Entry(name, "snapshot", snapshot.id, snapshot.kind)
-        return Entry(name, "filesystem", self._catalogue.dataset(name).id)
+        return find_entry(self._catalogue, name)
 
     def images(self, root: str | None = None) -> Entries:
         """Snapshots of kind image, below ``root`` or in the whole pool."""
@@ -281,25 +210,18 @@ class Pool:
             if parents:
                 return []
             raise AlreadyExists(f"cannot create '{name}': dataset already exists")
-        missing = self._missing(parent_of(name))
+        missing = missing_above(self._catalogue, name)
         if missing and not parents:
             raise NotFound(f"cannot create '{name}': parent does not exist")
         if dry_run:
             return [*missing, name]
         with self._writer() as writer, self._catalogue.change(writer) as change:
-            for above in self._missing(parent_of(name)):
+            for above in missing_above(self._catalogue, name):
                 self._catalogue.add_dataset(change, above, {})
             if self._catalogue.find_dataset(name) is not None:
                 raise AlreadyExists(f"cannot create '{name}': dataset already exists")
             self._catalogue.add_dataset(change, name, stored)
         return [*missing, name]
-
-    def _missing(self, name: str | None) -> Names:
-        missing: list[str] = []
-        while name is not None and self._catalogue.find_dataset(name) is None:
-            missing.insert(0, name)
-            name = parent_of(name)
-        return missing
 
     def _own(self, name: str) -> None:
         if pool_of_name(name) != self.name:
@@ -312,12 +234,12 @@ class Pool:
         ``Busy`` (children, mounted, dependent clones).
         """
         check_name(name, "destroy")
-        names = self._doomed(name, recursive)
+        names = doomed(self._catalogue, self.name, name, recursive)
         self._check_idle(names)
         reclaim = self._reclaim(names)
         if not dry_run:
             with self._writer() as writer, self._catalogue.change(writer) as change:
-                if self._doomed(name, recursive) != names:
+                if doomed(self._catalogue, self.name, name, recursive) != names:
                     raise Busy(f"cannot destroy '{name}': it has changed meanwhile; try again")
                 for one in names:
                     if "@" in one:
@@ -329,45 +251,6 @@ class Pool:
                 self._catalogue.sweep_trees()
             Accounting(self._catalogue).refresh()
         return DestroyPlan(names, reclaim)
-
-    def _doomed(self, name: str, recursive: bool) -> Names:
-        """What a destroy takes, children and snapshots before their dataset."""
-        dataset, snapshot = split_snapshot(name)
-        if snapshot is not None:
-            rows = self._catalogue.datasets(dataset) if recursive else [self._catalogue.dataset(dataset, "open")]
-            names = [f"{row.name}@{snapshot}" for row in rows]
-            names = [one for one in names if self._catalogue.find_snapshot(one) is not None]
-            if not names:
-                raise NotFound("could not find any snapshots to destroy; check snapshot names.")
-            self._check_clones(name, names)
-            return names
-        self._catalogue.dataset(name)
-        entries = self.list([name], recursive=True, types=("filesystem", "snapshot"))
-        if not recursive and name == self.name:
-            raise Busy(
-                f"cannot destroy '{name}': operation does not apply to pools\n"
-                f"use 'lamina destroy -r {name}' to destroy all datasets in the pool"
-            )
-        if not recursive and len(entries) > 1:
-            below = "\n".join(entry.name for entry in entries[1:])
-            raise Busy(
-                f"cannot destroy '{name}': filesystem has children\nuse '-r' to destroy the following
-                datasets:\n{below}"
-            )
-        # The pool's root dataset stays: it is the pool.
-        names = [entry.name for entry in reversed(entries) if entry.name != self.name]
-        self._check_clones(name, names)
-        return names
-
-    def _check_clones(self, name: str, names: Sequence[str]) -> None:
-        doomed = {self._catalogue.find_snapshot(one).id for one in names if "@" in one}  # type: ignore[union-attr]
-        clones = [row.name for row in self._catalogue.datasets() if row.origin in doomed and row.name not in names]
-        if clones:
-            below = "\n".join(clones)
-            raise Busy(
-                f"cannot destroy '{name}': filesystem has dependent clones\n"
-                f"use '-R' to destroy the following datasets:\n{below}"
-            )
 
     def _check_idle(self, names: Sequence[str]) -> None:
         mounted = self._mounted()
@@ -384,50 +267,20 @@ class Pool:
 
         Raises ``NotFound``, ``AlreadyExists``, ``InvalidName``, ``Busy``.
         """
-        dataset, snapshot = split_snapshot(old)
-        if snapshot is not None:
-            self._rename_snapshot(dataset, snapshot, new, recursive)
+        if "@" in old:
+            renames = snapshot_renames(self._catalogue, old, new, recursive)
+            self._check_idle([before for before, _ in renames])
+            with self._writer() as writer, self._catalogue.change(writer) as change:
+                for before, after in renames:
+                    rename_snapshot(self._catalogue, change, before, after)
             return
-        self._catalogue.dataset(old)
-        check_dataset_name(new, "create")
-        if pool_of_name(new) != self.name:
-            raise NotFound(f"cannot create '{new}': no such pool '{pool_of_name(new)}'")
-        if "/" not in new or "/" not in old:
-            raise InvalidName(f"cannot create '{new}': missing dataset name")
-        if new.startswith(old + "/"):
-            raise InvalidName(
-                f"cannot rename to '{new}': New dataset name cannot be a descendant of current dataset name"
-            )
-        if self._catalogue.find_dataset(new) is not None:
-            raise AlreadyExists(f"cannot rename '{old}': dataset already exists")
-        if self._missing(parent_of(new)) and not parents:
-            raise NotFound(f"cannot create '{new}': parent does not exist")
+        check_rename(self._catalogue, self.name, old, new, parents)
         self._check_idle([entry.name for entry in self.list([old], recursive=True, types=("filesystem", "snapshot"))])
         with self._writer() as writer, self._catalogue.change(writer) as change:
-            for above in self._missing(parent_of(new)):
+            check_rename(self._catalogue, self.name, old, new, parents)
+            for above in missing_above(self._catalogue, new):
                 self._catalogue.add_dataset(change, above, {})
-            for row in self._catalogue.datasets(old):
-                check_dataset_name(new + row.name[len(old) :], "create")
             self._catalogue.rename_dataset(change, old, new)
-
-    def _rename_snapshot(self, dataset: str, snapshot: str, new: str, recursive: bool) -> None:
-        target = new if "@" in new else f"{dataset}@{new}"
-        check_snapshot_name(target, "rename to")
-        other, name = split_snapshot(target)
-        if other != dataset:
-            raise InvalidName(f"cannot rename to '{target}': snapshots must be part of same dataset")
-        rows = self._catalogue.datasets(dataset) if recursive else [self._catalogue.dataset(dataset)]
-        found = [(row, self._catalogue.find_snapshot(f"{row.name}@{snapshot}")) for row in rows]
-        if found[0][1] is None:
-            raise NotFound(f"cannot open '{dataset}@{snapshot}': dataset does not exist")
-        self._check_idle([f"{row.name}@{snapshot}" for row, _ in found])
-        with self._writer() as writer, self._catalogue.change(writer) as change:
-            for row, one in found:
-                if one is None:
-                    continue
-                if self._catalogue.find_snapshot(f"{row.name}@{name}") is not None:
-                    raise AlreadyExists(f"cannot rename '{row.name}@{snapshot}': dataset already exists")
-                self._catalogue.rename_snapshot(change, one.id, name or "")
 
     # -- properties -----------------------------------------------------------------------------------------------
 

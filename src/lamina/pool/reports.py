@@ -23,3 +23,37 @@ class Difference:
 
     path: bytes
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpace:
+    """Space of a pool in bytes; ``capacity`` in percent."""
+
+    size: int
+    allocated: int
+    free: int
+    capacity: int
+    dedupratio: float
+    health: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """What a pool holds."""
+
+    name: str
+    state: str
+    path: str
+    packs: int
+    objects: int
+    datasets: int
+    snapshots: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestroyPlan:
+    """What a destroy takes away, in order, and the bytes that nothing else refers to afterwards."""
+
+    names: list[str]
+    reclaim: int

@@ -14,6 +14,7 @@ from lamina.pool.names import check_snapshot_name, pool_of_name, printable
 
 if TYPE_CHECKING:
     from lamina.ingest.progress import Progress
+    from lamina.pool import ImportReport
 
 Format = Literal["auto", "dir", "tar"]
 

@@ -1,0 +1,50 @@
+"""Finding and listing datasets and snapshots."""
+
+from collections.abc import Collection, Sequence
+
+from lamina.errors import NotFound
+from lamina.pool.catalogue import Catalogue, SnapshotRow
+from lamina.pool.names import check_name, printable
+from lamina.pool.values import Entry
+
+
+def list_entries(
+    catalogue: Catalogue, pool: str, roots: Sequence[str], recursive: bool, depth: int | None, types: Collection[str]
+) -> list[Entry]:
+    """See ``Pool.list``."""
+    only_snapshots = "filesystem" not in types
+    limit = depth if depth is not None else None if recursive or not roots else 1 if only_snapshots else 0
+    snapshots: dict[int, list[SnapshotRow]] = {}
+    if "snapshot" in types or "image" in types:
+        for row in catalogue.snapshots():
+            snapshots.setdefault(row.dataset, []).append(row)
+    found: dict[str, Entry] = {}
+    for root in roots or [pool]:
+        check_name(root)
+        if "@" in root:
+            found.setdefault(root, find_entry(catalogue, root))
+            continue
+        base = catalogue.dataset(root).name.count("/")
+        for dataset in catalogue.datasets(root):
+            level = dataset.name.count("/") - base
+            if limit is not None and level > limit:
+                continue
+            if not only_snapshots:
+                found.setdefault(dataset.name, Entry(dataset.name, "filesystem", dataset.id))
+            if limit is None or level + 1 <= limit:
+                for row in snapshots.get(dataset.id, ()):
+                    if "snapshot" in types or row.kind in types:
+                        name = f"{dataset.name}@{row.name}"
+                        found.setdefault(name, Entry(name, "snapshot", row.id, row.kind))
+    return list(found.values())
+
+
+def find_entry(catalogue: Catalogue, name: str) -> Entry:
+    """The dataset or snapshot of this name. Raises ``NotFound``, ``InvalidName``."""
+    check_name(name)
+    if "@" in name:
+        snapshot = catalogue.find_snapshot(name)
+        if snapshot is None:
+            raise NotFound(f"cannot open '{printable(name)}': dataset does not exist")
+        return Entry(name, "snapshot", snapshot.id, snapshot.kind)
+    return Entry(name, "filesystem", catalogue.dataset(name).id)
