@@ -67,9 +67,9 @@ tank/images/user    96K     96K        0B     42K    42K  1.00x     1.00x
 def test_columns_of_every_kind(run: Run) -> None:
     out = run("list", "-o", "name,type,quota,recsize,compress,snapdir,guid,com.example:tag", "tank/images/user").out
     assert out == (
-        "NAME              TYPE        QUOTA  RECSIZE  COMPRESS        SNAPDIR                   GUID  "
+        "NAME              TYPE        QUOTA  RECSIZE  COMPRESS        SNAPDIR                  GUID  "
         "COM.EXAMPLE:TAG\n"
-        "tank/images/user  filesystem   none     128K  lz4             hidden    12794081414436370584  prod\n"
+        "tank/images/user  filesystem   none     128K  lz4             hidden   12794081414436370584  prod\n"
     )
 
 

@@ -183,7 +183,7 @@ COMPRESSION = (
         ("avail", "1", "'available' is readonly"),
         ("readonly", "yes", "'readonly' must be one of 'on | off'"),
         ("atime", "maybe", "'atime' must be one of 'on | off'"),
-        ("snapdir", "shown", "'snapdir' must be one of 'disabled | hidden | visible'"),
+        ("snapdir", "shown", "'snapdir' must be one of 'hidden | visible'"),
         ("recordsize", "1000", "'recordsize' must be power of 2 from 512B to 1M"),
         ("recordsize", "100K", "'recordsize' must be power of 2 from 512B to 1M"),
         ("recordsize", "32M", "'recordsize' must be power of 2 from 512B to 1M"),
@@ -334,7 +334,7 @@ def test_what_snapshots_have() -> None:
 
 def test_widths_as_zfs() -> None:
     # From the tables of the transcript: `get compression`, `get type`, `list -o snapdir`, `get used`.
-    assert [PROPERTIES[name].width for name in ("compression", "type", "snapdir", "used", "guid")] == [14, 10, 8, 5, 5]
+    assert [PROPERTIES[name].width for name in ("compression", "type", "readonly", "used", "guid")] == [14, 10, 6, 5, 5]
 
 
 def test_user_properties() -> None:

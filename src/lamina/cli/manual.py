@@ -71,12 +71,14 @@ Sizes are bytes, with units K, M, G, T, P, E (powers of 1024): 128K, 1.5T, 4096.
 A value is set on the dataset (source local), comes from a dataset above it (inherited from NAME), or is the default. \
 What is changed takes effect for data written from then on; data that is stored stays as it is.
 
-compression: on is zstd-3. Data that does not shrink is stored as it is. zle stores only runs of zeros shorter.
+compression: on is zstd-3. Data that does not shrink is stored as it is. zle is off here: runs of zeros take no space \
+with any setting.
 
-recordsize is the average size of the chunks that files are cut into, and the size of the records of a file that is \
-changed in place. An object is never larger than 1 MiB - 4 KiB, so that 1M means chunks of at most that size; \
-small record sizes find more that is shared but make the catalogue larger and reading slower: \
-below 16K a file is cut no finer than the chunker's least size.
+recordsize is the average size of the chunks that files are cut into. Smaller chunks find more that is shared, and \
+make the catalogue larger and reading slower. Files are cut no finer than with 4K and no coarser than with 512K; a \
+single chunk is never larger than 1 MiB - 4 KiB.
+
+atime and readonly: mounts are read-only in this version, whatever they say; the values are kept.
 
 mountpoint is none until it is set, and is inherited with the child's name appended. legacy means that \
 'lamina mount -a' leaves the dataset alone.

@@ -16,7 +16,7 @@ from lamina.fs.node import EXTENT, number_key, pack_extent
 from lamina.fs.spool import ItemSpool
 from lamina.ingest.progress import Tally
 from lamina.ingest.tasks import Task, Workers
-from lamina.store.chunker import BUFFER, chunks_of, make_chunker
+from lamina.store.chunker import BUFFER, ReadInto, chunks_of, data_parts, make_chunker
 from lamina.store.codec import Compression
 from lamina.store.record import Kind
 from lamina.store.writer import Encoded, StoreWriter
@@ -33,7 +33,8 @@ _GROUP_MASK = 15
 _IN_FLIGHT = 12 << 20
 _RUN = 4 << 20
 
-ReadInto = Callable[[memoryview], int]
+Opener = Callable[[int, int], ReadInto]
+"""Gives a reader of the bytes [start, end) of a file, zeros where it has holes; asked for in ascending order."""
 
 
 class ContentWriter:
@@ -54,8 +55,7 @@ class ContentWriter:
         self._tally = tally
         self._compression = compression
         self._recordsize = recordsize
-        self._chunkers: list[FastCDC] = []
-        self._buffers: list[bytearray] = []
+        self._tools: list[tuple[FastCDC, bytearray]] = []
         self._group: list[bytes] = []
         self._members: list[tuple[int, int]] = []
         self._size = 0
@@ -89,31 +89,35 @@ class ContentWriter:
         self._spool.add_many(items)
         self._tally.add(len(members), offset)
 
-    def stream(self, ino: int, segments: list[tuple[int, ReadInto]]) -> tuple[list[tuple[bytes, bytes]], int]:
-        """Store a large file: for each segment its file offset and a reader of its bytes, what lies between is hole.
+    def stream(
+        self, ino: int, size: int, segments: list[tuple[int, int]], opener: Opener
+    ) -> tuple[list[tuple[bytes, bytes]], int]:
+        """Store a large file of ``size`` bytes; outside of ``segments``, (start, end) each, it holds zeros.
 
         Returns its items, not yet in the spool, and the bytes they hold. Any thread.
         """
-        chunker = self._chunkers.pop() if self._chunkers else make_chunker(self._recordsize)
-        buffer = self._buffers.pop() if self._buffers else bytearray(BUFFER)
+        try:
+            chunker, buffer = self._tools.pop()
+        except IndexError:
+            chunker, buffer = make_chunker(self._recordsize), bytearray(BUFFER)
         pipeline = _Pipeline(self._writer, self._workers, self._compression)
         items: list[tuple[bytes, bytes]] = []
         total = 0
         try:
-            for start, read_into in segments:
-                for chunks in chunks_of(read_into, chunker, buffer, start):
+            for start, end in data_parts(segments, size):
+                holes = {"hole_before": start > 0, "hole_after": end < size}
+                for chunks in chunks_of(opener(start, end), chunker, buffer, start, **holes):
                     keys = [blake3(view).digest() for _, view in chunks]
                     pipeline.put(keys, [view for _, view in chunks])
-                    size = 0
+                    taken = 0
                     for key, (offset, view) in zip(keys, chunks, strict=True):
                         items.append((number_key(ino, EXTENT, offset), pack_extent(len(view), 0, key)))
-                        size += len(view)
-                    total += size
-                    self._tally.add(0, size)
+                        taken += len(view)
+                    total += taken
+                    self._tally.add(0, taken)
             pipeline.finish()
         finally:
-            self._chunkers.append(chunker)
-            self._buffers.append(buffer)
+            self._tools.append((chunker, buffer))
         return items, total
 
 
@@ -130,6 +134,7 @@ class _Pipeline:
         self._run_size = 0
 
     def put(self, keys: list[bytes], views: list[memoryview]) -> None:
+        self._workers.check()  # a long file must not outlive its import
         fresh = self._writer.claim(keys)
         if not fresh:
             return

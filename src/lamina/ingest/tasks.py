@@ -9,6 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 
+class Stopped(Exception):
+    """The import that a task belongs to has ended before it."""
+
+
 class Task:
     """One call, its result or error."""
 
@@ -81,9 +85,11 @@ class Workers:
             self._ready.notify()
 
     def check(self) -> None:
-        """Raise the first error of a task that nobody waits for."""
+        """Raise the first error of a task that nobody waits for; ``Stopped`` after ``close``."""
         if self._error is not None:
             raise self._error
+        if self._closed:
+            raise Stopped
 
     def drain(self) -> None:
         """Help until every task is done."""
@@ -100,7 +106,7 @@ class Workers:
         self.check()
 
     def close(self) -> None:
-        """Stop: what has not begun is dropped, what runs is waited for."""
+        """Stop: what has not begun is dropped, what runs is waited for; long tasks ask ``check`` as they go."""
         with self._ready:
             self._closed = True
             self._urgent.clear()

@@ -15,6 +15,7 @@ _PAD = (b"", b"\0" * 7, b"\0" * 6, b"\0" * 5, b"\0" * 4, b"\0" * 3, b"\0" * 2, b
 _PLUS = protocol.DIRENTPLUS.size
 _PLAIN = protocol.DIRENT.size
 _MOST_KNOWN = 400_000
+_MOST_ENDS = 1024
 
 
 class Directories:
@@ -39,6 +40,8 @@ class Directories:
         self._parents = parents
         self._blocks = blocks
         self._forever = forever
+        self._ends: dict[int, int] = {}
+        """Cookie of the last entry of directories that have lately been read to their end."""
 
     def readdir(self, unique: int, node: int, request: bytes) -> None:
         """READDIR: names, numbers and types."""
@@ -50,6 +53,10 @@ class Directories:
 
     def _answer(self, unique: int, node: int, request: bytes, *, plus: bool) -> None:
         _, offset, room = protocol.READ_IN.unpack_from(request, 40)
+        if self._ends.get(node) == offset:
+            # Every reader asks once more after the last entry.
+            os.write(self._device, protocol.OUT_HEADER.pack(16, 0, unique))
+            return
         out: list[bytes] = []
         room = self._dots(out, node, offset, room, plus)
         virtual = node >= VIRTUAL or (node == ROOT_NODE and self._namespace.virtual_root)
@@ -118,13 +125,15 @@ class Directories:
         self._pusher.version += 1
         if len(known) >= _MOST_KNOWN:
             known.clear()
+        last = 0
         for entry in view.readdir(ino, offset if offset > 15 else 0):
             name = entry.name
             length = len(name)
             pad = _PAD[length & 7]
             room -= _PLUS + length + len(pad)
             if room < 0:
-                break
+                return
+            last = entry.cookie
             if extra is not None and name == ZFS_NAME:
                 continue
             child = base | entry.ino
@@ -141,3 +150,7 @@ class Directories:
                 parents[child] = node
             attr = fields(inode, child, blocks(place, inode))
             out.append(pack(child, 0, forever, forever, 0, 0, *attr, child, entry.cookie, length, kind) + name + pad)
+        if last:
+            if len(self._ends) >= _MOST_ENDS:
+                self._ends.clear()
+            self._ends[node] = last

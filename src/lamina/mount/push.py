@@ -91,7 +91,7 @@ class Pusher:
         """Counts up whenever the kernel gets to know files."""
         self.hints: dict[int, Extent] = {}
         """The one extent of small files that share a chunk, by node, as far as remembered."""
-        self.disabled = False
+        self.disabled: bool = False
         self._thread = threading.Thread(target=self._work, name="push", daemon=True)
         self._thread.start()
 
@@ -139,16 +139,21 @@ class Pusher:
                 stores.append(Store(node, extent.length, extent, data))
         if len(stores) < _FEWEST:
             return False
-        with self._lock:
-            if self._jobs:
-                return False
-            self._jobs += 1
+        if not self._claim():
+            return False
         group.pushed_at = started
         if len(pushed) > _MOST_PUSHED:
             pushed.clear()
         pushed.add(base | ino)
         self._queue.put(_Job(stores, answer))
         return True
+
+    def _claim(self) -> bool:
+        with self._lock:
+            if self._jobs:
+                return False
+            self._jobs += 1
+            return True
 
     def forget(self, node: int) -> None:
         """The kernel has dropped an inode, and its pages."""

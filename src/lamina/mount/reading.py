@@ -13,11 +13,15 @@ from lamina.mount.namespace import Place
 from lamina.mount.push import Pusher, Store
 
 _SMALL = 128 << 10
-"""Files up to this many bytes: all extents are taken at once, and the rest of the chunk is always pushed."""
+"""Files up to this many bytes: the rest of the chunk is pushed after any small read."""
 _SMALL_READ = 64 << 10
 """Reads up to this many bytes count as small."""
 _WINDOW = 16 << 20
 """Extents of a sequential reader are taken for this many bytes at a time."""
+_WHOLE = 2 << 20
+"""Files up to this many bytes: all extents are taken at the first read."""
+_AHEAD_FIRST = 512 << 10
+"""Decoded ahead of the first read when it starts at 0: most files are read on to their end."""
 _AHEAD_MIN = 2 << 20
 _AHEAD_MAX = 8 << 20
 _AHEAD_STEP = 1 << 20
@@ -142,9 +146,9 @@ class Reader:
         state.run = state.run + 1 if sequential else 0
         state.next = end
         if offset < state.window_start or end > state.window_end:
-            if size <= _SMALL:
+            if size <= _WHOLE:
                 state.load(0, size)
-            elif sequential and state.run > 1:
+            elif sequential:
                 state.load(offset, min(max(offset + _WINDOW, end), size))
             else:
                 state.load(offset, end)
@@ -169,14 +173,15 @@ class Reader:
             def done(wanted: Wanted) -> None:
                 if wanted.error is not None:
                     self._fail(unique, node, wanted.error_key, wanted.error)
-                elif extents is None or not self._hold_back(state, unique, node, parts, extents, wanted.chunks):
-                    if self._answer(unique, node, parts, wanted.chunks) and extents is not None:
-                        self._push(state, extents, offset, end, wanted.chunks)
+                elif extents is not None and self._hold_back(state, unique, node, parts, extents, wanted.chunks):
+                    pass
+                elif self._answer(unique, node, parts, wanted.chunks) and extents is not None:
+                    self._push(state, extents, offset, end, wanted.chunks)
 
             self._decoder.want(state.place.view, Wanted(chunks, done))
         elif self._answer(unique, node, parts, chunks) and extents is not None:
             self._push(state, extents, offset, end, chunks)
-        if sequential and state.run > 1 and end < size:
+        if sequential and end < size:
             self._read_ahead(state, end)
 
     def _read_small(self, unique: int, node: int, extent: Extent, offset: int, length: int) -> bool:
@@ -257,10 +262,10 @@ class Reader:
         self._pusher.push([Store(node, state.size, extent, data) for extent, data in found if data is not None])
 
     def _read_ahead(self, state: FileState, end: int) -> None:
-        distance = min(_AHEAD_MIN * state.run, _AHEAD_MAX)
+        distance = _AHEAD_FIRST if state.run == 1 else min(_AHEAD_MIN * state.run, _AHEAD_MAX)
         target = min(end + distance, state.size)
         first = max(state.ahead, end) if state.ahead <= target else end
-        if target - first < _AHEAD_STEP and target < state.size:
+        if target - first < min(_AHEAD_STEP, distance) and target < state.size:
             return
         if first >= target:
             return

@@ -44,5 +44,5 @@ def _check_clones(catalogue: Catalogue, name: str, names: Sequence[str]) -> None
         below = "\n".join(clones)
         raise Busy(
             f"cannot destroy '{name}': filesystem has dependent clones\n"
-            f"use '-R' to destroy the following datasets:\n{below}"
+            f"destroy or promote the following datasets first:\n{below}"
         )

@@ -133,10 +133,10 @@ _TABLE = (
     _switch("atime", "ATIME", "on"),
     _switch("readonly", "RDONLY", "off", "rdonly"),
     Property(
-        *("snapdir", "SNAPDIR", "index", "disabled | hidden | visible", (), "hidden"),
+        *("snapdir", "SNAPDIR", "index", "hidden | visible", (), "hidden"),
         settable=True,
         inheritable=True,
-        choices=("disabled", "hidden", "visible"),
+        choices=("hidden", "visible"),
     ),
     Property("createtxg", "CREATETXG", "number", "<uint64>", snapshot=True),
     Property("guid", "GUID", "number", "<uint64>", snapshot=True),

@@ -1,0 +1,29 @@
+"""A pool in a temporary directory, known by a registry of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lamina.pool import Pool
+from tests.pool.trees import Library, make_library
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory for pools; what is created is known only in this test."""
+    monkeypatch.setenv("LAMINA_POOLS", str(tmp_path / "known"))
+    return tmp_path
+
+
+@pytest.fixture
+def pool(place: Path) -> Iterator[Pool]:
+    """An empty pool, ``tank``."""
+    with Pool.create("tank", place / "tank") as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """Small trees that share files with each other."""
+    return make_library(tmp_path_factory.mktemp("library"))
