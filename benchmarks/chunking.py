@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import zstandard
 from blake3 import blake3
@@ -31,7 +32,7 @@ class Setting:
 
     average: int
     least: int
-    normalisation: int = 1
+    normalisation: Literal[0, 1, 2, 3] = 1
 
 
 SETTINGS = [

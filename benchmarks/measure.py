@@ -48,7 +48,8 @@ def run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, 
     imports nothing large.
     """
     words = [str(word) for word in command]
-    full_env = None if env is None else {**os.environ, **env}
+    # A user's shell has none of Python's switches, and PYTHONDONTWRITEBYTECODE would add half to lamina's start.
+    full_env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")} | dict(env or {})
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.perf_counter()
         with subprocess.Popen(

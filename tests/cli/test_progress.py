@@ -12,6 +12,11 @@ from lamina.cli.progress import ProgressBar, summary_rows
 GIB = 1024**3
 
 
+@pytest.fixture(autouse=True)
+def able_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

@@ -220,15 +220,15 @@ class Histories(RuleBasedStateMachine):
     # -- what later verbs will do, by the rows ---------------------------------------------------------------------
 
     @precondition(lambda self: self.snapshots())
-    @rule(number=some, target=some, taken=st.integers(0, 10**5))
-    def write_head(self, number: int, target: int, taken: int) -> None:
+    @rule(number=some, onto=some, taken=st.integers(0, 10**5))
+    def write_head(self, number: int, onto: int, taken: int) -> None:
         """A head that follows no image, as writing leaves it: some tree that the pool has."""
         name = self.snapshots()[number % len(self.snapshots())]
         base, _, tag = name.partition("@")
         snapshot = self.model.datasets[base].find(tag)
         found = self.pool._catalogue.find_snapshot(name)
         assert snapshot is not None and found is not None
-        into = self.dataset(target)
+        into = self.dataset(onto)
         with self.pool._writer() as writer, self.pool._catalogue.change(writer) as change:
             row = self.pool._catalogue.dataset(into)
             self.pool._catalogue.set_head(change, row.id, found.root, None, taken)

@@ -111,7 +111,7 @@ class Model:
             above = "/".join(parts[:end])
             if prop in self.datasets[above].properties:
                 value = self.datasets[above].properties[prop]
-                if prop == "mountpoint" and value not in ("none", "legacy"):
+                if prop == "mountpoint" and value not in ("none", "legacy") and above != name:
                     value = "/".join([value.rstrip("/"), *parts[end:]])
                 return value, "local" if above == name else f"inherited from {above}"
             if native is not None and not native.inheritable:
@@ -122,7 +122,9 @@ class Model:
         """User properties that a dataset or snapshot has, with their sources."""
         base, _, tag = name.partition("@")
         parts = base.split("/")
-        names = {p for end in range(len(parts)) for p in self.datasets["/".join(parts[: end + 1])].properties if ":" in p}
+        names = {
+            p for end in range(len(parts)) for p in self.datasets["/".join(parts[: end + 1])].properties if ":" in p
+        }
         found = {prop: self.setting(base, prop) for prop in names}
         if tag:
             found = {p: (v, f"inherited from {base}" if s == "local" else s) for p, (v, s) in found.items()}

@@ -91,7 +91,7 @@ def _report(error: BaseException) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        pass  # what was wrong with standard output is being reported, or is about to be
+        _discard_output()  # what was wrong with standard output is being reported, or is about to be
     if isinstance(error, LaminaError):
         _complain(str(error))
         return error.exit_status
@@ -121,8 +121,12 @@ def _complain(message: str) -> None:
 
 
 def _quiet_pipe() -> int:
-    # Python flushes standard output once more at exit and would complain there.
+    _discard_output()
+    return 141
+
+
+def _discard_output() -> None:
+    """Python flushes standard output once more at exit and would complain there."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
-    return 141

@@ -19,7 +19,8 @@ hashes: positive as a loff_t, and stable while other names come and go.
 
 import os
 import struct
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
+from operator import lt
 
 import xxhash
 
@@ -39,6 +40,9 @@ _DIRENT = struct.Struct("<QB")
 _EXTENT = struct.Struct("<II32s")
 _ROOT = struct.Struct("<2sBB32sQQQQQ")
 _VERSION = 1
+_LEAST_KEY = _KEY.size
+_CHILD = 32
+"""Length of an inner node's values: object keys."""
 
 
 def inode_key(ino: int) -> bytes:
@@ -106,7 +110,10 @@ def pack_status(status: os.stat_result, nlink: int) -> bytes:
 
 def unpack_inode(ino: int, value: bytes) -> Inode:
     """The inode in an INODE item."""
-    mode, uid, gid, nlink, size, ms, mn, cs, cn, as_, an, rdev, flags = _INODE.unpack(value)
+    try:
+        mode, uid, gid, nlink, size, ms, mn, cs, cn, as_, an, rdev, flags = _INODE.unpack(value)
+    except struct.error:
+        raise DamagedData(f"inode {ino} is damaged") from None
     return Inode(ino, mode, uid, gid, nlink, size, ms * NS + mn, cs * NS + cn, as_ * NS + an, rdev, flags)
 
 
@@ -117,7 +124,10 @@ def pack_dirent(ino: int, mode_type: int, name: bytes) -> bytes:
 
 def unpack_dirent(key: bytes, value: bytes) -> Dirent:
     """The directory entry in a DIRENT item."""
-    ino, kind = _DIRENT.unpack_from(value)
+    try:
+        ino, kind = _DIRENT.unpack_from(value)
+    except struct.error:
+        raise DamagedData(f"a directory entry of inode {key_ino(key)} is damaged") from None
     return Dirent(value[9:], ino, kind << 12, key_number(key))
 
 
@@ -128,7 +138,10 @@ def pack_extent(length: int, chunk_offset: int, key: bytes) -> bytes:
 
 def unpack_extent(key: bytes, value: bytes) -> Extent:
     """The extent in an EXTENT item."""
-    length, chunk_offset, chunk = _EXTENT.unpack(value)
+    try:
+        length, chunk_offset, chunk = _EXTENT.unpack(value)
+    except struct.error:
+        raise DamagedData(f"an extent of inode {key_ino(key)} is damaged") from None
     return Extent(key_number(key), length, chunk, chunk_offset)
 
 
@@ -174,6 +187,10 @@ class Node:
         self.level: int = level
         self.keys: list[bytes] = parts[:count]
         self.values: list[bytes] = parts[count:]
+        if min(key_lengths) < _LEAST_KEY or not all(map(lt, self.keys, islice(self.keys, 1, None))):
+            raise DamagedData("tree node has keys that are not in order")
+        if level and (min(value_lengths) != _CHILD or max(value_lengths) != _CHILD):
+            raise DamagedData("tree node has values that are no object keys")
 
 
 def pack_root(height: int, node: bytes, totals: Totals) -> bytes:

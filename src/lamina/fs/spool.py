@@ -1,5 +1,7 @@
 """Tree items in any order, given back sorted, in bounded memory: what does not fit is sorted into runs on disk."""
 
+import contextlib
+import errno
 import heapq
 import struct
 import tempfile
@@ -7,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from lamina.errors import AccessDenied, LaminaError, NoSpace
 
 _HEAD = struct.Struct("<HI")
 _OVERHEAD = 180
@@ -52,17 +56,26 @@ class ItemSpool:
     def close(self) -> None:
         """Release the files."""
         for run in self._runs:
-            run.close()
+            with contextlib.suppress(OSError):
+                run.close()
         self._runs = []
         self._items = []
 
     def _spill(self) -> None:
         self._items.sort()
-        run: BinaryIO = tempfile.TemporaryFile(dir=self._directory, buffering=_READ)  # type: ignore[assignment]  # noqa: SIM115
-        for key, value in self._items:
-            run.write(_HEAD.pack(len(key), len(value)) + key + value)
-        run.flush()
-        self._runs.append(run)
+        try:
+            run: BinaryIO = tempfile.TemporaryFile(dir=self._directory, buffering=_READ)  # type: ignore[assignment]  # noqa: SIM115
+            self._runs.append(run)
+            for key, value in self._items:
+                run.write(_HEAD.pack(len(key), len(value)) + key + value)
+            run.flush()
+        except OSError as error:
+            what = f"cannot write to '{self._directory}': {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(f"{what}; destroy what is not needed, or move the pool to a larger disk") from error
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise AccessDenied(what) from error
+            raise LaminaError(what) from error
         self._items = []
         self._held = 0
 

@@ -11,6 +11,7 @@ from threading import Lock
 
 import xxhash
 
+from lamina.errors import DamagedData
 from lamina.fs.node import Node, pack_node
 
 PutNode = Callable[[bytes], bytes]
@@ -19,7 +20,7 @@ Edit = tuple[bytes, bytes | None]
 """A key and its new value, None to remove it."""
 
 _ITEM = 6
-_BOUNDS = ((4 << 10, 16 << 10, 64 << 10), (2 << 10, 8 << 10, 32 << 10))
+_BOUNDS = ((4 << 10, 16 << 10, 32 << 10), (2 << 10, 8 << 10, 16 << 10))
 """(least, target, most) decoded bytes of leaves and of inner nodes: a change stores a path of them."""
 
 _HASH_RANGE = 1 << 64
@@ -101,6 +102,20 @@ class TreeReader:
                     self._cache.popitem(last=False)
         return node
 
+    def top(self) -> Node:
+        """The top node. Raises ``DamagedData`` where it is not of the tree's height."""
+        node = self.node(self._top)
+        if node.level != self.height:
+            raise DamagedData("the top of a tree is not of the height that its root says")
+        return node
+
+    def child(self, node: Node, at: int) -> Node:
+        """The child at a position of an inner node. Raises ``DamagedData`` where it is not of the level below."""
+        child = self.node(node.values[at])
+        if child.level != node.level - 1:
+            raise DamagedData("a tree node is not of the level below its parent's")
+        return child
+
     def find(self, key: bytes) -> bytes | None:
         """The value of a key."""
         leaf = self._leaf(key)
@@ -120,25 +135,24 @@ class TreeReader:
 
     def leaves(self, start: bytes = b"") -> Iterator[Node]:
         """Leaves from the one that holds the first key >= start."""
-        yield from self._leaves(self._top, start)
+        yield from self._leaves(self.top(), start)
 
-    def _leaves(self, key: bytes, start: bytes) -> Iterator[Node]:
-        node = self.node(key)
+    def _leaves(self, node: Node, start: bytes) -> Iterator[Node]:
         if node.level == 0:
             if node.keys[-1] >= start:
                 yield node
             return
-        for child in node.values[bisect_left(node.keys, start) :]:
-            yield from self._leaves(child, start)
+        for at in range(bisect_left(node.keys, start), len(node.keys)):
+            yield from self._leaves(self.child(node, at), start)
 
     def _leaf(self, key: bytes) -> Node | None:
-        node = self.node(self._top)
+        node = self.top()
         while True:
             if node.keys[-1] < key:
                 return None
             if node.level == 0:
                 return node
-            node = self.node(node.values[bisect_left(node.keys, key)])
+            node = self.child(node, bisect_left(node.keys, key))
 
     def nodes(self, skip: Callable[[bytes], bool] | None = None) -> Iterator[tuple[bytes, Node]]:
         """All nodes with their object keys, parents first; ``skip`` leaves out a subtree by its key."""
@@ -167,13 +181,12 @@ def apply(reader: TreeReader, edits: Sequence[Edit], put: PutNode) -> tuple[int,
     Reads and writes only the nodes on the way to the edits; the result is the one that ``build`` gives.
     """
     builder = TreeBuilder(put)
-    _apply(reader, reader._top, edits, builder, True)
+    _apply(reader, reader.top(), edits, builder, True)
     return builder.finish()
 
 
-def _apply(reader: TreeReader, key: bytes, edits: Sequence[Edit], builder: TreeBuilder, last: bool) -> None:
-    """Add the subtree ``key`` with its edits; ``last``: nothing follows, so edits behind its last key are its."""
-    node = reader.node(key)
+def _apply(reader: TreeReader, node: Node, edits: Sequence[Edit], builder: TreeBuilder, last: bool) -> None:
+    """Add the subtree ``node`` with its edits; ``last``: nothing follows, so edits behind its last key are its."""
     if node.level == 0:
         _merge(node, edits, builder)
         return
@@ -183,7 +196,7 @@ def _apply(reader: TreeReader, key: bytes, edits: Sequence[Edit], builder: TreeB
         if here == 0 and builder.is_aligned(node.level - 1):
             builder.graft(node.level - 1, last_key, child)
         else:
-            _apply(reader, child, edits[:here], builder, tail)
+            _apply(reader, reader.child(node, at), edits[:here], builder, tail)
         edits = edits[here:]
 
 

@@ -5,8 +5,10 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from lamina.errors import SourceError
@@ -25,15 +27,33 @@ from lamina.fs.node import (
 from lamina.fs.spool import ItemSpool
 from lamina.fs.types import ROOT_INO, Inode, Totals
 from lamina.ingest.assemble import write_tree
-from lamina.ingest.content import SMALL, ContentWriter, ReadInto
+from lamina.ingest.content import SMALL, ContentWriter
 from lamina.ingest.progress import Tally
 from lamina.ingest.tasks import Workers
+from lamina.store.chunker import ReadInto
 from lamina.store.writer import StoreWriter
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 3
 _SPARSE_LEAST = 64 << 10
+_TICK_NS = 10_000_000
+"""Times of files go on in steps of a timer tick, 10 ms at most (inode_set_ctime_current, CONFIG_HZ=100)."""
+_SHOWN = 1024
+_CHANGED = "changed while it was read, left out"
+_KEPT_CHANGING = "kept changing while it was read, left out"
+
+
+class _Descriptor:
+    """A descriptor that closes with its last reference: a task that never runs must not keep it."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 @dataclass(slots=True)
@@ -42,7 +62,8 @@ class _Linked:
 
     ino: int
     inode: Inode
-    names: list[tuple[int, bytes, int]] = field(default_factory=list)
+    names: list[tuple[int, bytes, bytes, int]] = field(default_factory=list)
+    """(directory's inode number, its path, name, cookie)"""
     stored: bool = True
 
 
@@ -53,7 +74,10 @@ class _Folder:
     fd: int
     ino: int
     path: bytes
+    status: os.stat_result
     entries: Iterator[tuple[bytes, int, str, int]]
+    below: int = 0
+    """Directories in it that were taken in."""
 
 
 def import_directory(
@@ -97,10 +121,14 @@ class _DirectoryImport:
         self._linked: dict[tuple[int, int], _Linked] = {}
 
     def run(self, root: Path) -> tuple[bytes, Totals]:
+        shown = printable(os.fsencode(root))
         try:
-            fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = _open_quietly(os.fsencode(root), _DIRECTORY & ~os.O_NOFOLLOW, None)
         except OSError as error:
-            raise SourceError(f"cannot import '{root}': {error.strerror}") from error
+            raise SourceError(f"cannot import {shown}: {error.strerror}") from error
+        if _identity(os.fstat(fd)) in self._exclude:
+            os.close(fd)
+            raise SourceError(f"cannot import {shown}: it is the pool itself")
         stack: list[_Folder] = []
         try:
             stack.append(self._enter(fd, ROOT_INO, b""))
@@ -110,6 +138,7 @@ class _DirectoryImport:
                     if kind == "d":
                         below = self._descend(folder, name, ino, cookie)
                         if below is not None:
+                            folder.below += 1
                             stack.append(below)
                             break
                     elif kind == "f":
@@ -117,6 +146,8 @@ class _DirectoryImport:
                     else:
                         self._special(folder, name, ino, cookie)
                 else:
+                    inode = _inode(folder.ino, folder.status, 2 + folder.below, 0)
+                    self._spool.add(inode_key(folder.ino), pack_inode(inode))
                     os.close(folder.fd)
                     stack.pop()
             self._content.end_group()
@@ -136,8 +167,7 @@ class _DirectoryImport:
         except OSError as error:
             self._failed(parent, name, error)
             return None
-        status = os.fstat(fd)
-        if (status.st_dev, status.st_ino) in self._exclude:
+        if _identity(os.fstat(fd)) in self._exclude:
             os.close(fd)
             self._tally.problem(path[:-1], "the pool itself, left out")
             return None
@@ -146,8 +176,9 @@ class _DirectoryImport:
         return folder
 
     def _enter(self, fd: int, ino: int, path: bytes) -> _Folder:
-        """List a directory, number its entries, and add its own items."""
+        """List a directory, number its entries, and add its xattrs. Closes ``fd`` where it fails."""
         try:
+            status = os.fstat(fd)
             entries = []
             with os.scandir(fd) as listing:
                 for entry in listing:
@@ -160,17 +191,17 @@ class _DirectoryImport:
                     )
                     entries.append((os.fsencode(entry.name), kind))
             entries.sort()
-            status = os.fstat(fd)
+            cookies = give_cookies([name for name, _ in entries])
             self._xattrs(ino, fd)
         except OSError as error:
             os.close(fd)
             raise SourceError(f"cannot read directory {printable(path)}: {error.strerror}") from error
-        cookies = give_cookies([name for name, _ in entries])
+        except BaseException:
+            os.close(fd)
+            raise
         numbered = [(name, self._next + at, kind, cookies[at]) for at, (name, kind) in enumerate(entries)]
         self._next += len(entries)
-        subdirectories = sum(kind == "d" for _, kind in entries)
-        self._spool.add(inode_key(ino), pack_inode(_inode(ino, status, 2 + subdirectories, 0)))
-        return _Folder(fd, ino, path, iter(numbered))
+        return _Folder(fd, ino, path, status, iter(numbered))
 
     def _name(self, parent: int, name: bytes, ino: int, mode_type: int, cookie: int) -> None:
         self._spool.add(number_key(parent, DIRENT, cookie), pack_dirent(ino, mode_type, name))
@@ -179,40 +210,30 @@ class _DirectoryImport:
 
     def _regular(self, folder: _Folder, name: bytes, ino: int, cookie: int) -> None:
         try:
-            fd = _open_quietly(name, _FILE, folder.fd)
-        except OSError as error:
-            self._failed(folder, name, error)
-            return
-        keep = False
-        try:
-            status = os.fstat(fd)
+            file = _Descriptor(_open_quietly(name, _FILE, folder.fd))
+            status = _settled(file.fd)
             if not stat.S_ISREG(status.st_mode):
-                self._tally.problem(folder.path + name, "changed while it was read, left out")
+                self._tally.problem(folder.path + name, _CHANGED)
                 return
             linked = self._link(folder, name, ino, status, cookie)
             if linked is not None and linked.ino != ino:
                 return
             if status.st_size <= SMALL:
-                self._small(folder, name, ino, fd, status, linked, cookie)
+                self._small(folder, name, ino, file.fd, status, linked, cookie)
             else:
-                keep = True
                 self._workers.submit(
-                    self._large, folder.ino, folder.path + name, name, ino, fd, linked, cookie, queued=2
+                    self._large, folder.ino, folder.path + name, name, ino, file, linked, cookie, queued=2
                 )
         except OSError as error:
             self._failed(folder, name, error)
-        finally:
-            if not keep:
-                os.close(fd)
 
     def _link(self, folder: _Folder, name: bytes, ino: int, status: os.stat_result, cookie: int) -> _Linked | None:
         if status.st_nlink < 2:
             return None
-        identity = (status.st_dev, status.st_ino)
-        linked = self._linked.get(identity)
+        linked = self._linked.get(_identity(status))
         if linked is None:
-            linked = self._linked[identity] = _Linked(ino, _inode(ino, status, 0, status.st_size))
-        linked.names.append((folder.ino, name, cookie))
+            linked = self._linked[_identity(status)] = _Linked(ino, _inode(ino, status, 0, status.st_size))
+        linked.names.append((folder.ino, folder.path, name, cookie))
         return linked
 
     def _small(
@@ -230,7 +251,7 @@ class _DirectoryImport:
             after = os.fstat(fd)
             if _same(status, after) and len(data) == status.st_size:
                 break
-            status = after
+            status = _settled(fd)
             os.lseek(fd, 0, os.SEEK_SET)
         else:
             self._left_out(folder.path + name, linked)
@@ -243,13 +264,15 @@ class _DirectoryImport:
             self._tally.add(1, 0)
 
     def _large(
-        self, parent: int, path: bytes, name: bytes, ino: int, fd: int, linked: _Linked | None, cookie: int
+        self, parent: int, path: bytes, name: bytes, ino: int, file: _Descriptor, linked: _Linked | None, cookie: int
     ) -> None:
-        """In a worker: owns ``fd``."""
+        """In a worker."""
+        fd = file.fd
         try:
             for _ in range(_TRIES):
-                status = os.fstat(fd)
-                items, size = self._content.stream(ino, _segments(fd, status))
+                status = _settled(fd)
+                segments = _segments(fd, status)
+                items, size = self._content.stream(ino, status.st_size, segments, partial(_reader, fd))
                 if _same(status, os.fstat(fd)):
                     break
                 self._tally.add(0, -size)
@@ -260,16 +283,15 @@ class _DirectoryImport:
             self._xattrs(ino, fd)
         except OSError as error:
             raise SourceError(f"cannot read {printable(path)}: {error.strerror}") from error
-        finally:
-            os.close(fd)
         self._spool.add_many(items)
         self._done(parent, name, ino, status, linked, cookie)
         self._tally.add(1, 0)
 
     def _left_out(self, path: bytes, linked: _Linked | None) -> None:
         if linked is not None:
-            linked.stored = False
-        self._tally.problem(path, "kept changing while it was read, left out")
+            linked.stored = False  # reported at the end, by all its names
+        else:
+            self._tally.problem(path, _KEPT_CHANGING)
 
     def _done(
         self, parent: int, name: bytes, ino: int, status: os.stat_result, linked: _Linked | None, cookie: int
@@ -286,8 +308,12 @@ class _DirectoryImport:
 
     def _special(self, folder: _Folder, name: bytes, ino: int, cookie: int) -> None:
         """Symbolic links, devices, FIFOs, sockets."""
+        linked = None
         try:
             status = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+                self._tally.problem(folder.path + name, _CHANGED)
+                return
             target = os.readlink(name, dir_fd=folder.fd) if stat.S_ISLNK(status.st_mode) else None
             linked = self._link(folder, name, ino, status, cookie)
             if linked is not None and linked.ino != ino:
@@ -295,13 +321,17 @@ class _DirectoryImport:
             self._xattrs(ino, b"/proc/self/fd/%d/%s" % (folder.fd, name))
         except OSError as error:
             self._failed(folder, name, error)
+            if linked is not None:
+                linked.stored = False
             return
         inode = _inode(ino, status, 1, status.st_size)
         if target is not None:
             self._spool.add(kind_key(ino, SYMLINK), target)
             # Reading the target has just touched the access time.
-            inode = replace(inode, atime_ns=inode.mtime_ns)
-        if linked is None:
+            inode = replace(inode, atime_ns=inode.mtime_ns, size=len(target))
+        if linked is not None:
+            linked.inode = inode
+        else:
             self._spool.add(inode_key(ino), pack_inode(inode))
             self._name(folder.ino, name, ino, stat.S_IFMT(status.st_mode), cookie)
         self._tally.add(1, 0)
@@ -310,11 +340,13 @@ class _DirectoryImport:
         """Items of files with several names; the link count is that of the names in this tree."""
         for linked in self._linked.values():
             if not linked.stored:
+                for _, path, name, _ in linked.names:
+                    self._tally.problem(path + name, _KEPT_CHANGING)
                 continue
             inode = linked.inode
             mode_type = stat.S_IFMT(inode.mode)
             self._spool.add(inode_key(linked.ino), pack_inode(replace(inode, nlink=len(linked.names))))
-            for parent, name, cookie in linked.names:
+            for parent, _, name, cookie in linked.names:
                 self._name(parent, name, linked.ino, mode_type, cookie)
 
     # -- what may go wrong ----------------------------------------------------------------------------------------
@@ -325,7 +357,7 @@ class _DirectoryImport:
         if error.errno in (errno.ENOENT, errno.ESTALE):
             self._tally.problem(path, "vanished while the tree was read")
         elif error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            self._tally.problem(path, "changed while it was read, left out")
+            self._tally.problem(path, _CHANGED)
         else:
             raise SourceError(f"cannot read {printable(path)}: {error.strerror}") from error
 
@@ -350,12 +382,14 @@ class _DirectoryImport:
 
 
 def printable(path: bytes) -> str:
-    """A path in quotes, with control bytes and invalid UTF-8 escaped, for messages."""
+    """A path in quotes for messages: control bytes and invalid UTF-8 escaped, a very long one cut."""
+    if len(path) > _SHOWN:
+        path = path[:_SHOWN] + b"..."
     text = path.rstrip(b"/").decode("utf-8", "backslashreplace") or "."
     return "'" + "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text) + "'"
 
 
-def _open_quietly(name: bytes, flags: int, directory: int) -> int:
+def _open_quietly(name: bytes, flags: int, directory: int | None) -> int:
     """Open without touching the access time, which would make the next import of the same tree a different one."""
     try:
         return os.open(name, flags | os.O_NOATIME, dir_fd=directory)
@@ -378,14 +412,29 @@ def _inode(ino: int, status: os.stat_result, nlink: int, size: int) -> Inode:
     )
 
 
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _settled(fd: int) -> os.stat_result:
+    """The status of a file, once what is written from now on gives it other times: only then can ``_same`` tell."""
+    for _ in range(_TRIES):
+        now = time.time_ns()
+        status = os.fstat(fd)
+        if not 0 <= now - status.st_ctime_ns < _TICK_NS:
+            break
+        time.sleep(_TICK_NS / 1e9)
+    return status
+
+
 def _same(a: os.stat_result, b: os.stat_result) -> bool:
     return a.st_size == b.st_size and a.st_mtime_ns == b.st_mtime_ns and a.st_ctime_ns == b.st_ctime_ns
 
 
-def _segments(fd: int, status: os.stat_result) -> list[tuple[int, ReadInto]]:
-    """The parts of a file that hold data, each with its reader; file systems that know no holes give one part."""
+def _segments(fd: int, status: os.stat_result) -> list[tuple[int, int]]:
+    """The parts of a file that may hold data; file systems that know no holes give one part."""
     if status.st_blocks * 512 >= status.st_size or status.st_size < _SPARSE_LEAST:
-        return [(0, _reader(fd, 0, status.st_size))]
+        return [(0, status.st_size)]
     parts: list[tuple[int, int]] = []
     position = 0
     while position < status.st_size:
@@ -401,10 +450,10 @@ def _segments(fd: int, status: os.stat_result) -> list[tuple[int, ReadInto]]:
         else:
             parts.append((start, end))
         position = end
-    return [(start, _reader(fd, start, end)) for start, end in parts]
+    return parts
 
 
-def _reader(fd: int, start: int, end: int) -> Callable[[memoryview], int]:
+def _reader(fd: int, start: int, end: int) -> ReadInto:
     position = start
 
     def read_into(view: memoryview) -> int:

@@ -18,13 +18,25 @@ from lamina.errors import SourceError
 
 BLOCK = 512
 _MAX_HEADER = 8 << 20
+"""Bytes of extended headers that one member, or all members together, may have."""
 _MAX_SPARSE = 1 << 20
+_LONGEST_NUMBER = 20
+_MAX_NAME = 64 << 10
+_MAX_SIZE = (1 << 63) - 1
+_MAX_SECONDS = (1 << 62) - 1
+_MAX_XATTR_NAME, _MAX_XATTR = 255, 64 << 10
+"""linux/limits.h: XATTR_NAME_MAX, XATTR_SIZE_MAX."""
+_MAX_MAJOR, _MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
+"""linux/kdev_t.h: MINORBITS."""
 NS = 1_000_000_000
 
 REGULAR, HARD_LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _REGULAR_TYPES = (b"0", b"\0", b"7", b"S")
 _KNOWN = (REGULAR, HARD_LINK, SYMLINK, CHAR, BLOCK_DEVICE, DIRECTORY, FIFO)
-_PAX_NUMBER = re.compile(rb"-?[0-9]+(\.[0-9]*)?\Z")
+_OCTAL = re.compile(rb"[0-7]+\Z")
+_PAX_NUMBER = re.compile(rb"[0-9]{1,20}\Z")
+_PAX_TIME = re.compile(rb"-?[0-9]{1,20}(\.[0-9]*)?\Z")
+_PAX_FIELDS = frozenset([b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime", b"atime", b"ctime"])
 
 
 @dataclass(slots=True)
@@ -154,18 +166,25 @@ class TarReader:
         """The member that begins with ``header``, with the extended headers before it; None for what is none."""
         pax: dict[bytes, bytes] = dict(self._defaults)
         sparse_pairs: list[tuple[bytes, bytes]] = []
+        before = dict(pax)
         name: bytes | None = None
         link: bytes | None = None
+        room = _MAX_HEADER
         while True:
             _check(header, self._position)
             kind = header[156:157]
-            size = _number(header[124:136], "size")
-            if kind in (b"x", b"X", b"g"):
-                records = _pax_records(self._extended(size))
-                if kind == b"g":
-                    self._defaults.update(records)
+            size = _bounded(_number(header[124:136], "size"), 0, _MAX_SIZE, "size")
+            if kind in (b"x", b"X", b"g", b"L", b"K"):
+                room -= size
+                if room < 0:
+                    raise SourceError(f"tar is damaged: an extended header of {size} bytes at byte {self._position}")
+            if kind == b"g":
+                self._global(_pax_records(self._extended(size)))
+                if name is None and link is None and not sparse_pairs and pax == before:
                     return None
-                pax.update(records)
+            elif kind in (b"x", b"X"):
+                records = _pax_records(self._extended(size))
+                _override(pax, records)
                 sparse_pairs += [(k, v) for k, v in records if k.startswith(b"GNU.sparse.")]
             elif kind == b"L":
                 name = self._extended(size).rstrip(b"\0")
@@ -178,12 +197,15 @@ class TarReader:
                 break
             header = self._block(b"tar is cut short")
         if b"size" in pax:
-            size = _pax_int(pax[b"size"], "size")
+            size = _pax_int(pax[b"size"], "size", _MAX_SIZE)
         return self._describe(header, kind, size, name, link, pax, sparse_pairs)
 
+    def _global(self, records: list[tuple[bytes, bytes]]) -> None:
+        _override(self._defaults, records)
+        if sum(len(key) + len(value) for key, value in self._defaults.items()) > _MAX_HEADER:
+            raise SourceError(f"tar is damaged: too many global headers at byte {self._position}")
+
     def _extended(self, size: int) -> bytes:
-        if size > _MAX_HEADER:
-            raise SourceError(f"tar is damaged: an extended header of {size} bytes at byte {self._position}")
         data = self._read(size)
         self._read(-size % BLOCK)
         return data
@@ -204,6 +226,8 @@ class TarReader:
                 name = _string(header[345:500]) + b"/" + name
         name = pax.get(b"GNU.sparse.name", pax.get(b"path", name))
         link = pax.get(b"linkpath", link if link is not None else _string(header[157:257]))
+        if len(name) > _MAX_NAME or len(link) > _MAX_NAME:
+            raise SourceError(f"tar member {name[:100]!r}... has a name of {max(len(name), len(link))} bytes")
         mtime = _pax_time(pax[b"mtime"]) if b"mtime" in pax else _number(header[136:148], "mtime") * NS
         if kind in _REGULAR_TYPES and name.endswith(b"/") and kind != b"S":
             kind = DIRECTORY
@@ -227,10 +251,10 @@ class TarReader:
             name=name,
             type=kind,
             mode=_number(header[100:108], "mode") & 0o7777,
-            uid=_pax_int(pax[b"uid"], "uid") if b"uid" in pax else _number(header[108:116], "uid"),
-            gid=_pax_int(pax[b"gid"], "gid") if b"gid" in pax else _number(header[116:124], "gid"),
+            uid=_owner(header[108:116], pax.get(b"uid"), "uid"),
+            gid=_owner(header[116:124], pax.get(b"gid"), "gid"),
             size=logical,
-            mtime_ns=mtime,
+            mtime_ns=_bounded(mtime, -_MAX_SECONDS * NS, _MAX_SECONDS * NS, "mtime"),
             atime_ns=_pax_time(pax[b"atime"]) if b"atime" in pax else None,
             ctime_ns=_pax_time(pax[b"ctime"]) if b"ctime" in pax else None,
             link=link,
@@ -248,22 +272,26 @@ class TarReader:
         if kind == b"S":
             segments, logical = self._old_sparse(header)
         elif pax.get(b"GNU.sparse.major") == b"1":
-            logical = _pax_int(pax.get(b"GNU.sparse.realsize", b""), "sparse size")
+            logical = _pax_int(pax.get(b"GNU.sparse.realsize", b""), "sparse size", _MAX_SIZE)
             segments, used = self._sparse_map_in_data(size)
             size -= used
         elif b"GNU.sparse.map" in pax or b"GNU.sparse.numblocks" in pax:
-            logical = _pax_int(pax.get(b"GNU.sparse.size", pax.get(b"GNU.sparse.realsize", b"")), "sparse size")
+            text = pax.get(b"GNU.sparse.size", pax.get(b"GNU.sparse.realsize", b""))
+            logical = _pax_int(text, "sparse size", _MAX_SIZE)
             if b"GNU.sparse.map" in pax:
-                numbers = [_pax_int(text, "sparse map") for text in pax[b"GNU.sparse.map"].split(b",") if text]
+                texts = pax[b"GNU.sparse.map"].split(b",")
+                numbers = [_pax_int(text, "sparse map", _MAX_SIZE) for text in texts if text]
             else:
                 wanted = (b"GNU.sparse.offset", b"GNU.sparse.numbytes")
-                numbers = [_pax_int(value, "sparse map") for key, value in pairs if key in wanted]
-            segments = list(zip(numbers[::2], numbers[1::2], strict=len(numbers) % 2 == 0))
+                numbers = [_pax_int(value, "sparse map", _MAX_SIZE) for key, value in pairs if key in wanted]
+            if len(numbers) % 2:
+                raise SourceError("tar is damaged: the map of a sparse file has an odd length")
+            segments = list(zip(numbers[::2], numbers[1::2], strict=True))
         else:
             return ([(0, size)] if size else []), size, size
         position = 0
         for offset, length in segments:
-            if offset < position or offset + length > logical:
+            if offset < position or length < 0 or offset + length > logical:
                 raise SourceError("tar is damaged: the map of a sparse file is not in order")
             position = offset + length
         if sum(length for _, length in segments) != size:
@@ -272,7 +300,7 @@ class TarReader:
 
     def _old_sparse(self, header: bytes) -> tuple[list[tuple[int, int]], int]:
         segments: list[tuple[int, int]] = []
-        logical = _number(header[483:495], "sparse size")
+        logical = _bounded(_number(header[483:495], "sparse size"), 0, _MAX_SIZE, "sparse size")
         part, more = header[386:482], header[482]
         while True:
             for at in range(0, len(part) - 23, 24):
@@ -297,41 +325,14 @@ class TarReader:
             text += self._read(BLOCK)
             used += BLOCK
             *lines, text = text.split(b"\n")
-            numbers += [_pax_int(line, "sparse map") for line in lines if line.strip(b"\0")]
+            numbers += [_pax_int(line, "sparse map", _MAX_SIZE) for line in lines if line.strip(b"\0")]
+            text = text.rstrip(b"\0")
+            if len(text) > _LONGEST_NUMBER or (numbers and numbers[0] > _MAX_SPARSE):
+                raise SourceError("tar is damaged: the map of a sparse file is none")
             if numbers:
                 need = 1 + 2 * numbers[0]
         pairs = numbers[1:need]
         return list(zip(pairs[::2], pairs[1::2], strict=True)), used
-
-
-def open_stream(stream: BinaryIO) -> BinaryIO:
-    """``stream``, decompressed if it begins as gzip, zstd, xz or bzip2 does."""
-    import io
-
-    reader = io.BufferedReader(stream, 1 << 20) if isinstance(stream, io.RawIOBase) else stream
-    peek = getattr(reader, "peek", None)
-    if peek is None:
-        reader = io.BufferedReader(stream, 1 << 20)  # type: ignore[type-var]
-        peek = reader.peek
-    head = peek(6)[:6]
-    opened: BinaryIO = reader
-    if head.startswith(b"\x1f\x8b"):
-        import gzip
-
-        opened = gzip.GzipFile(fileobj=reader)  # type: ignore[assignment]
-    elif head.startswith(b"\xfd7zXZ\0"):
-        import lzma
-
-        opened = lzma.LZMAFile(reader)  # type: ignore[assignment]  # noqa: SIM115
-    elif head.startswith(b"BZh"):
-        import bz2
-
-        opened = bz2.BZ2File(reader)  # type: ignore[assignment]
-    elif head.startswith(b"\x28\xb5\x2f\xfd"):
-        import zstandard
-
-        opened = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(reader, read_across_frames=True)
-    return opened
 
 
 def _check(header: bytes, position: int) -> None:
@@ -355,10 +356,21 @@ def _number(data: bytes, what: str) -> int:
     text = data.split(b"\0", 1)[0].strip()
     if not text:
         return 0
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise SourceError(f"input is no tar archive, or damaged: bad {what} in a header") from None
+    if not _OCTAL.match(text):
+        raise SourceError(f"input is no tar archive, or damaged: bad {what} in a header")
+    return int(text, 8)
+
+
+def _bounded(value: int, low: int, high: int, what: str) -> int:
+    if not low <= value <= high:
+        raise SourceError(f"tar is damaged: a {what} of {value} in a header")
+    return value
+
+
+def _owner(field: bytes, text: bytes | None, what: str) -> int:
+    """A user or group number; negative ones stand for the highest, as chown(2) takes them."""
+    value = _pax_int(text, what, (1 << 32) - 1) if text is not None else _number(field, what)
+    return _bounded(value, -(1 << 31), (1 << 32) - 1, what) & 0xFFFFFFFF
 
 
 def _pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -378,23 +390,33 @@ def _pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
     return records
 
 
-def _pax_int(text: bytes, what: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise SourceError(f"tar is damaged: bad {what} in an extended header") from None
+def _override(pax: dict[bytes, bytes], records: list[tuple[bytes, bytes]]) -> None:
+    """Later records replace earlier ones; an empty value gives the header's own field back (pax(1))."""
+    for key, value in records:
+        if value or key not in _PAX_FIELDS:
+            pax[key] = value
+        else:
+            pax.pop(key, None)
+
+
+def _pax_int(text: bytes, what: str, most: int) -> int:
+    if not _PAX_NUMBER.match(text) or int(text) > most:
+        raise SourceError(f"tar is damaged: bad {what} in an extended header")
+    return int(text)
 
 
 def _pax_time(text: bytes) -> int:
-    if not _PAX_NUMBER.match(text):
+    if not _PAX_TIME.match(text):
         raise SourceError("tar is damaged: bad time in an extended header")
     whole, _, fraction = text.partition(b".")
     nanoseconds = int((fraction + b"0" * 9)[:9])
-    return int(whole) * NS + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
+    time = int(whole) * NS + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
+    return _bounded(time, -_MAX_SECONDS * NS, _MAX_SECONDS * NS, "time")
 
 
 def _device(header: bytes) -> int:
-    return os.makedev(_number(header[329:337], "device"), _number(header[337:345], "device"))
+    major = _bounded(_number(header[329:337], "device"), 0, _MAX_MAJOR, "device number")
+    return os.makedev(major, _bounded(_number(header[337:345], "device"), 0, _MAX_MINOR, "device number"))
 
 
 def _xattrs(pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
@@ -402,10 +424,17 @@ def _xattrs(pax: dict[bytes, bytes]) -> dict[bytes, bytes]:
     for key, value in pax.items():
         if key.startswith(b"LIBARCHIVE.xattr."):
             name = unquote_to_bytes(key[17:])
-            found.setdefault(name, base64.b64decode(value + b"=" * (-len(value) % 4)))
+            try:
+                found[name] = base64.b64decode(value + b"=" * (-len(value) % 4))
+            except ValueError:
+                raise SourceError("tar is damaged: an extended attribute is not base64") from None
         elif key == b"RHT.security.selinux":
             found[b"security.selinux"] = value
     for key, value in pax.items():
         if key.startswith(b"SCHILY.xattr."):
-            found[key[13:]] = value
+            # As xattr_encode_keyword of GNU tar writes what may not stand in a keyword.
+            found[key[13:].replace(b"%3D", b"=").replace(b"%25", b"%")] = value
+    for key, value in found.items():
+        if not 0 < len(key) <= _MAX_XATTR_NAME or b"\0" in key or len(value) > _MAX_XATTR:
+            raise SourceError("tar is damaged: an extended attribute that no file can have")
     return found

@@ -1,6 +1,7 @@
 """Importing a tar of a tree: the members, applied in order as an extraction would, become a tree."""
 
 import stat
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
@@ -24,10 +25,12 @@ from lamina.fs.spool import ItemSpool
 from lamina.fs.types import ROOT_INO, Inode, Totals
 from lamina.ingest import tar
 from lamina.ingest.assemble import write_tree
-from lamina.ingest.content import SMALL, ContentWriter, ReadInto
+from lamina.ingest.content import SMALL, ContentWriter
 from lamina.ingest.directory import printable
 from lamina.ingest.progress import Tally
 from lamina.ingest.tasks import Workers
+from lamina.ingest.unpacked import open_stream
+from lamina.store.chunker import ReadInto
 from lamina.store.writer import StoreWriter
 
 _TYPES = {
@@ -76,7 +79,7 @@ class _TarImport:
         self._dead: set[int] = set()
 
     def run(self, stream: BinaryIO) -> tuple[bytes, Totals]:
-        reader = tar.TarReader(tar.open_stream(stream))
+        reader = tar.TarReader(open_stream(stream))
         for member in reader:
             self._take(member, reader)
         self._content.end_group()
@@ -128,26 +131,26 @@ class _TarImport:
             rdev=member.rdev,
         )
         if member.type == tar.SYMLINK:
-            if not 0 < len(member.link) <= _LINK_MAX:
+            if not 0 < len(member.link) <= _LINK_MAX or b"\0" in member.link:
                 raise SourceError(f"tar member {printable(member.name)} is a symbolic link without a usable target")
             self._spool.add(kind_key(ino, SYMLINK), member.link)
         self._spool.add(inode_key(ino), pack_inode(inode))
         self._add_xattrs(ino, member.xattrs)
         parent.names[parts[-1]] = (ino, mode_type)
-        if member.type == tar.REGULAR and member.segments:
+        if member.type == tar.REGULAR and member.size:
             self._contents(member, ino, reader)
         else:
             self._tally.add(1, 0)
 
     def _contents(self, member: tar.Member, ino: int, reader: tar.TarReader) -> None:
-        if member.segments == [(0, member.size)] and member.size <= SMALL:
+        if member.size <= SMALL:
             data = bytearray(member.size)
-            reader.read_into(memoryview(data))
+            for start, end in member.segments:
+                reader.read_into(memoryview(data)[start:end])
             self._content.small(ino, bytes(data))
             return
-
-        segments = [(offset, _limited(reader, length)) for offset, length in member.segments]
-        items, _ = self._content.stream(ino, segments)
+        filled = _Filled(reader, member.segments)
+        items, _ = self._content.stream(ino, member.size, member.segments, filled.opened)
         self._spool.add_many(items)
         self._tally.add(1, 0)
 
@@ -202,8 +205,9 @@ class _TarImport:
             raise SourceError(f"tar member {printable(member.name)} is a hard link to a directory")
         if parent.names.get(name) == target:
             return
-        self._remove(parent, name)
+        # Before the removal: the target may lie below the directory whose place the link takes.
         self._links[target[0]] = self._links.get(target[0], 1) + 1
+        self._remove(parent, name)
         parent.names[name] = target
         self._tally.add(1, 0)
 
@@ -259,14 +263,28 @@ def _parts(name: bytes) -> list[bytes]:
     return parts
 
 
-def _limited(reader: tar.TarReader, length: int) -> ReadInto:
-    """A reader of the next ``length`` bytes of a member."""
-    left = length
+class _Filled:
+    """A sparse member's bytes in order, with the zeros between its segments."""
 
-    def read_into(view: memoryview) -> int:
-        nonlocal left
-        count = reader.read_into(view[: min(len(view), left)]) if left else 0
-        left -= count
-        return count
+    def __init__(self, reader: tar.TarReader, segments: list[tuple[int, int]]) -> None:
+        self._reader = reader
+        self._segments = deque(segments)
 
-    return read_into
+    def opened(self, start: int, end: int) -> ReadInto:
+        """A reader of the file's bytes [start, end); to be asked for in order, and read to the end."""
+        position = start
+
+        def read_into(view: memoryview) -> int:
+            nonlocal position
+            while self._segments and self._segments[0][1] <= position:
+                self._segments.popleft()
+            first, last = self._segments[0] if self._segments else (end, end)
+            if position < first:
+                count = min(len(view), first - position, end - position)
+                view[:count] = bytes(count)
+            else:
+                count = self._reader.read_into(view[: min(len(view), last - position)])
+            position += count
+            return count
+
+        return read_into

@@ -3,6 +3,7 @@
 The request loop never decodes. It asks for chunks; the thread that finishes the last chunk of a read answers it.
 """
 
+import os
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_CACHE_BYTES = 64 << 20
-DEFAULT_THREADS = 3
+DEFAULT_THREADS = 2 if (os.cpu_count() or 1) <= 2 else 3
+"""More take the interpreter from each other without decoding faster. At least two: one may wait for another's push."""
 _MOST_AHEAD = 256
 """Chunks that wait to be decoded ahead of any read; more are not asked for."""
 

@@ -125,7 +125,7 @@ class Directories:
         self._pusher.version += 1
         if len(known) >= _MOST_KNOWN:
             known.clear()
-        last = 0
+        last = max(offset, 2 if extra is None else extra.cookie)
         for entry in view.readdir(ino, offset if offset > 15 else 0):
             name = entry.name
             length = len(name)
@@ -150,7 +150,6 @@ class Directories:
                 parents[child] = node
             attr = fields(inode, child, blocks(place, inode))
             out.append(pack(child, 0, forever, forever, 0, 0, *attr, child, entry.cookie, length, kind) + name + pad)
-        if last:
-            if len(self._ends) >= _MOST_ENDS:
-                self._ends.clear()
-            self._ends[node] = last
+        if len(self._ends) >= _MOST_ENDS:
+            self._ends.clear()
+        self._ends[node] = last

@@ -142,8 +142,12 @@ class Reader:
         if offset >= end:
             os.write(self._device, protocol.OUT_HEADER.pack(16, 0, unique))
             return
-        sequential = offset == state.next
-        state.run = state.run + 1 if sequential else 0
+        sequential = offset == state.next or not offset
+        if offset == state.next:
+            state.run += 1
+        else:
+            state.run = 0 if offset else 1
+            state.ahead = 0
         state.next = end
         if offset < state.window_start or end > state.window_end:
             if size <= _WHOLE:

@@ -17,6 +17,7 @@ from lamina.fs.types import Totals
 from lamina.fs.view import StoredTree
 from lamina.ingest.content import ContentWriter
 from lamina.ingest.directory import import_directory
+from lamina.ingest.memory import keep_freed_memory
 from lamina.ingest.progress import Progress, Tally
 from lamina.ingest.tarsource import import_tar
 from lamina.ingest.tasks import Workers
@@ -56,6 +57,7 @@ def import_image(
 ) -> ImportReport:
     """See ``Pool.import_image``."""
     started = time.monotonic()
+    keep_freed_memory()
     dataset, tag = _check_name(pool, name)
     values = Values(pool._catalogue, 0, {})
     compression = parse_compression(values.setting(dataset, "compression")[0])

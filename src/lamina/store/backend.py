@@ -5,13 +5,14 @@ Nothing above may assume a POSIX path: an object store is the next backend.
 
 import errno
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lamina.errors import AccessDenied, DamagedData, NoSpace
+from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace
 
 _OPEN_FILES = 256
 
@@ -56,12 +57,13 @@ class Backend(Protocol):
         ...
 
 
-def _raise(error: OSError, what: str) -> None:
+def _translated(error: OSError, what: str) -> LaminaError:
+    """The project's error for one of the system's while writing."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise NoSpace(f"{what}: {error.strerror}; destroy what is not needed, or move the pool to a larger disk")
+        return NoSpace(f"{what}: {error.strerror}; destroy what is not needed, or move the pool to a larger disk")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        raise AccessDenied(f"{what}: {error.strerror}")
-    raise error
+        return AccessDenied(f"{what}: {error.strerror}")
+    return LaminaError(f"{what}: {error.strerror}")
 
 
 class _OpenFile:
@@ -82,16 +84,18 @@ class LocalAppender:
 
     def __init__(self, path: Path, size: int, mode: int) -> None:
         flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if size == 0 else 0)
+        self._fd = -1
+        self._path = path
+        self._new = size == 0
         try:
             self._fd = os.open(path, flags, mode)
+            if self._new and stat.S_IMODE(os.fstat(self._fd).st_mode) != mode:
+                os.fchmod(self._fd, mode)  # whatever the umask: the pool's permissions were chosen when it was made
+            os.ftruncate(self._fd, size)
+            os.lseek(self._fd, size, os.SEEK_SET)
         except OSError as error:
-            _raise(error, f"cannot write '{path}'")
-        self._path = path
-        if size == 0:
-            os.fchmod(self._fd, mode)  # whatever the umask: the pool's permissions were chosen when it was made
-        os.ftruncate(self._fd, size)
-        os.lseek(self._fd, size, os.SEEK_SET)
-        self._new = size == 0
+            self.close()
+            raise _translated(error, f"cannot write '{path}'") from error
 
     def append(self, parts: Sequence[bytes]) -> None:
         """See ``Appender``."""
@@ -101,7 +105,7 @@ class LocalAppender:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            _raise(error, f"cannot write '{self._path}'")
+            raise _translated(error, f"cannot write '{self._path}'") from error
 
     def sync(self) -> None:
         """See ``Appender``. The directory entry of a new file is synced with its first bytes."""
@@ -115,7 +119,7 @@ class LocalAppender:
                     os.close(directory)
                 self._new = False
         except OSError as error:
-            _raise(error, f"cannot sync '{self._path}'")
+            raise _translated(error, f"cannot sync '{self._path}'") from error
 
     def close(self) -> None:
         """See ``Appender``."""
@@ -140,9 +144,10 @@ class LocalBackend:
     def read(self, name: str, offset: int, length: int) -> bytes:
         """See ``Backend``."""
         try:
-            data = os.pread(self._file(name).fd, length, offset)
+            file = self._file(name)  # held, so that nobody closes the descriptor meanwhile
+            data = os.pread(file.fd, length, offset)
             while len(data) < length:
-                more = os.pread(self._file(name).fd, length - len(data), offset + len(data))
+                more = os.pread(file.fd, length - len(data), offset + len(data))
                 if not more:
                     raise DamagedData(f"pack '{name}' is cut short: no {length} bytes at {offset}")
                 data += more

@@ -81,10 +81,10 @@ def chunks_of(
 ) -> Iterator[list[tuple[int, memoryview]]]:
     """Chunks of a stream, a list for each filling of ``buffer``: (file offset in bytes, bytes).
 
-    ``read_into`` fills a view and returns the bytes read, 0 at the end. ``offset`` is the file offset of the first byte,
-    a multiple of ``HOLE_ALIGN``. The views are valid until the next list is asked for. Holes are left out: zeros at the
-    start belong to a ``hole_before``, zeros at the end to a ``hole_after``. What is given does not depend on how the
-    bytes fall into ``buffer``, which holds ``BUFFER`` bytes or at least several chunks.
+    ``read_into`` fills a view and returns the bytes read, 0 at the end. ``offset`` is the file offset of the first
+    byte, a multiple of ``HOLE_ALIGN``. The views are valid until the next list is asked for. Holes are left out: zeros
+    at the start belong to a ``hole_before``, zeros at the end to a ``hole_after``. What is given does not depend on how
+    the bytes fall into ``buffer``, which holds ``BUFFER`` bytes or at least several chunks.
     """
     view = memoryview(buffer)
     filled = 0

@@ -1,7 +1,8 @@
 """The pack format: a header, then records that each describe themselves.
 
-A pack begins with 32 bytes: magic ``LAMINAPK``, format version (u32), reserved (u32), the pool's guid (u64),
-the pack's number (u64). A record is a 56-byte header and a payload; all numbers little-endian:
+A pack begins with 32 bytes: magic ``LAMINAPK``, format version (u32), check (u32: the low half of the XXH3-64 of the
+other 28 bytes), the pool's guid (u64), the pack's number (u64). A record is a 56-byte header and a payload; all
+numbers little-endian:
 
     magic    u16   0x524C ("LR")
     kind     u8    what the object is (``Kind``)
@@ -68,13 +69,21 @@ def pack_name(number: int) -> str:
 
 def pack_header(guid: int, number: int) -> bytes:
     """The first bytes of a pack."""
-    return PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, 0, guid, number)
+    return PACK_HEADER.pack(PACK_MAGIC, PACK_VERSION, _pack_check(PACK_VERSION, guid, number), guid, number)
+
+
+def _pack_check(version: int, guid: int, number: int) -> int:
+    return _low_half(struct.pack("<8sIQQ", PACK_MAGIC, version, guid, number))
+
+
+def _low_half(data: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF
 
 
 def record_header(kind: int, codec: int, stored: int, decoded: int, checksum: int, key: bytes) -> bytes:
     """The 56 bytes before a payload."""
     head = _RECORD.pack(_MAGIC, kind, codec, stored, decoded, checksum, key)
-    return head + _CHECK.pack(xxhash.xxh3_64_intdigest(head) & 0xFFFFFFFF)
+    return head + _CHECK.pack(_low_half(head))
 
 
 def parse_record_header(data: bytes, offset: int) -> Record:
@@ -83,18 +92,27 @@ def parse_record_header(data: bytes, offset: int) -> Record:
         raise DamagedData("record header is cut short")
     magic, kind, codec, stored, decoded, checksum, key = _RECORD.unpack_from(data)
     (check,) = _CHECK.unpack_from(data, _RECORD.size)
-    if magic != _MAGIC or check != xxhash.xxh3_64_intdigest(data[: _RECORD.size]) & 0xFFFFFFFF:
+    if magic != _MAGIC or check != _low_half(data[: _RECORD.size]):
         raise DamagedData("record header is damaged")
     return Record(kind, codec, stored, decoded, checksum, key, offset + RECORD_HEADER)
 
 
 def scan_pack(data: bytes | memoryview, guid: int | None = None) -> Iterator[Record]:
-    """All records of a whole pack held in memory, up to the padding. Raises ``DamagedData`` at the first bad header."""
-    magic, version, _, owner, _ = PACK_HEADER.unpack_from(data)
-    if magic != PACK_MAGIC or version != PACK_VERSION or (guid is not None and owner != guid):
-        raise DamagedData("pack header is damaged or belongs to another pool")
+    """All records of a whole pack held in memory, up to the padding.
+
+    Raises ``DamagedData`` at the first bad header, or where a payload is cut short; payloads are not checked.
+    """
+    if len(data) < PACK_HEADER.size:
+        raise DamagedData("pack header is cut short")
+    magic, version, check, owner, number = PACK_HEADER.unpack_from(data)
+    if magic != PACK_MAGIC or check != _pack_check(version, owner, number):
+        raise DamagedData("pack header is damaged")
+    if version != PACK_VERSION or (guid is not None and owner != guid):
+        raise DamagedData("pack is of another version or belongs to another pool")
     position = PACK_HEADER.size
-    while position + RECORD_HEADER <= len(data) and bytes(data[position : position + 2]) != b"\0\0":
+    while position < len(data) and bytes(data[position : position + 2]).strip(b"\0"):
         record = parse_record_header(bytes(data[position : position + RECORD_HEADER]), position)
+        if record.offset + record.stored > len(data):
+            raise DamagedData(f"pack is cut short: the record at {position} goes on beyond its end")
         yield record
         position = record.offset + record.stored

@@ -14,7 +14,7 @@ import xxhash
 from blake3 import blake3
 from pyroaring import BitMap64
 
-from lamina.errors import LaminaError
+from lamina.errors import DamagedData, LaminaError
 from lamina.store.backend import Appender
 from lamina.store.codec import DEFAULT, Buffer, Compression
 from lamina.store.lease import Lease, live_leases
@@ -88,7 +88,8 @@ class StoreWriter:
         self._rows: list[tuple[bytes, int, int, int, int, int, int, int]] = []
         self._claimed: set[bytes] = set()
         self._failed: LaminaError | None = None
-        self._made: list[int] = []
+        self._taken: dict[int, int] = {}
+        """Sizes of the packs written to as they were before: 0 of those that this writer began."""
         self._own_ids = BitMap64()
         self.reached = BitMap64()
         self.written = Written()
@@ -131,21 +132,29 @@ class StoreWriter:
 
     def append(self, objects: Sequence[Encoded]) -> None:
         """Append encoded objects, together, to the open pack."""
-        with self._lock:
-            if self._failed is not None:
-                raise self._failed
-            try:
-                for item in objects:
-                    self._append(item)
-                if len(self._rows) >= _FLUSH_ROWS:
-                    self._flush()
-            except LaminaError as error:
-                self._failed = error
-                raise
+        with self._lock, self._failing():
+            for item in objects:
+                if self._appender is None or self._size + len(item.payload) > PACK_TARGET:
+                    self._next_pack()
+                self._append(item)
+            if len(self._rows) >= _FLUSH_ROWS:
+                self._flush()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """After an error half-way, offsets may be wrong: nothing more is appended or named."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            yield
+        except LaminaError as error:
+            self._failed = error
+            raise
+        except BaseException as error:
+            self._failed = LaminaError(f"writing into the pool was broken off: {type(error).__name__} {error}".strip())
+            raise
 
     def _append(self, item: Encoded) -> None:
-        if self._appender is None or self._size + len(item.payload) > PACK_TARGET:
-            self._next_pack()
         head = record_header(item.kind, item.codec, len(item.payload), item.decoded, item.checksum, item.key)
         self._buffer += (head, item.payload)
         self._buffered += RECORD_HEADER + len(item.payload)
@@ -173,22 +182,26 @@ class StoreWriter:
             self._flush(seal=True)
         with self._database.transaction():
             live_leases(self._leases, self._database, but=self._lease.name)
-            free = self._database.query("SELECT id, size FROM pack WHERE state = 'open' AND lease IS NULL LIMIT 1")
-            if free:
-                self._pack, self._size = free[0]
-                self._database.execute("UPDATE pack SET lease = ? WHERE id = ?", (self._lease.name, self._pack))
-            else:
-                self._size = 0
-                self._pack = self._database.execute(
-                    "INSERT INTO pack(state, size, lease) VALUES ('open', 0, ?)", (self._lease.name,)
-                )
-                self._made.append(self._pack)
-        self._committed = self._size
+            self._pack, self._size = self._free_pack()
+            self._database.execute("UPDATE pack SET lease = ? WHERE id = ?", (self._lease.name, self._pack))
+        self._taken[self._pack] = self._committed = self._size
         self._appender = self._store.backend.append_to(pack_name(self._pack), self._size)
         if self._size == 0:
             self._buffer.append(pack_header(self._guid, self._pack))
             self._buffered += PACK_HEADER.size
             self._size = PACK_HEADER.size
+
+    def _free_pack(self) -> tuple[int, int]:
+        """(number, size) of a pack to go on with. One that lost bytes is never written to again."""
+        for pack, size in self._database.query("SELECT id, size FROM pack WHERE state = 'open' AND lease IS NULL"):
+            try:
+                if self._store.backend.size(pack_name(pack)) >= size:
+                    return pack, size
+            except DamagedData:
+                if not size:  # its row was committed, its file not yet made
+                    return pack, size
+            self._database.execute("UPDATE pack SET state = 'sealed' WHERE id = ?", (pack,))
+        return self._database.execute("INSERT INTO pack(state, size) VALUES ('open', 0)"), 0
 
     # -- making it durable ----------------------------------------------------------------------------------------
 
@@ -242,7 +255,10 @@ class StoreWriter:
         commits. The objects reached lose their condemned mark in the same transaction.
         """
         with self._lock:
-            self._flush()
+            with self._failing():
+                if self._appender is None:
+                    self._next_pack()  # not inside the transaction: a roll-back must take no pack's row with it
+                self._flush()
             names: list[bytes] = []
             try:
                 with self._database.transaction():
@@ -256,12 +272,13 @@ class StoreWriter:
                         self._sync()
                     self._lease.renew(self._generation())
             except BaseException:
-                # The row of a pack begun in this transaction is gone with it.
-                if self._appender is not None:
-                    self._appender.close()
-                    self._appender = None
-                    self._buffer, self._buffered = [], 0
+                # What was appended in it is dead weight; the next pack is one that begins where rows end.
+                self._close_pack()
                 raise
+            # What is named stays, whatever comes after.
+            self._committed = self._size
+            self._taken = {self._pack: self._size}
+            self._own_ids.clear()
 
     def _sync(self) -> None:
         """What was appended is durable and may be named, once the transaction around this commits."""
@@ -269,14 +286,17 @@ class StoreWriter:
         self._drain()
         self._appender.sync()
         self._database.execute("UPDATE pack SET size = ? WHERE id = ?", (self._size, self._pack))
-        self._committed = self._size
+
+    def _close_pack(self) -> None:
+        if self._appender is not None:
+            self._appender.close()
+            self._appender = None
+        self._buffer, self._buffered = [], 0
 
     def close(self) -> None:
         """Release the pack and the lease. What was flushed stays in the pool."""
         with self._lock:
-            if self._appender is not None:
-                self._appender.close()
-                self._appender = None
+            self._close_pack()
             self._lease.close()
 
     def abort(self) -> None:
@@ -287,25 +307,41 @@ class StoreWriter:
         """
         with self._lock:
             if self._appender is not None:
-                self._appender.close()
-                self._appender = None
+                self._close_pack()
                 # On a full disk this gives the room that the transaction below needs.
-                self._store.backend.append_to(pack_name(self._pack), self._committed).close()
-            removed: list[int] = []
+                with contextlib.suppress(LaminaError):
+                    self._store.backend.append_to(pack_name(self._pack), self._committed).close()
             try:
-                with self._database.transaction():
-                    others = live_leases(self._leases, self._database, but=self._lease.name)
-                    if not others and self._generation() == self._started:
-                        own = list(self._own_ids)
-                        for start in range(0, len(own), _BIG_BUFFER):
-                            some = ((row,) for row in own[start : start + _BIG_BUFFER])
-                            self._database.execute_many("DELETE FROM object WHERE id = ?", some)
-                        for pack in self._made:
-                            if not self._database.query("SELECT 1 FROM object WHERE pack = ? LIMIT 1", (pack,)):
-                                self._database.execute("DELETE FROM pack WHERE id = ?", (pack,))
-                                removed.append(pack)
+                for pack, size in self._take_back():
+                    if size:
+                        self._store.backend.append_to(pack_name(pack), size).close()
+                    else:
+                        self._store.backend.delete(pack_name(pack))
             except LaminaError:
-                removed = []
-            for pack in removed:
-                self._store.backend.delete(pack_name(pack))
-            self._lease.close()
+                pass  # the disk may still be full: what is left is dead weight
+            finally:
+                self._lease.close()  # only now may others write to these packs
+
+    def _take_back(self) -> list[tuple[int, int]]:
+        """Remove the rows of what was put if nobody else can know them; the packs to cut, with their former sizes."""
+        with self._database.transaction():
+            others = live_leases(self._leases, self._database, but=self._lease.name)
+            if others or self._generation() != self._started:
+                return []
+            own = list(self._own_ids)
+            for start in range(0, len(own), _BIG_BUFFER):
+                some = ((row,) for row in own[start : start + _BIG_BUFFER])
+                self._database.execute_many("DELETE FROM object WHERE id = ?", some)
+            return [(pack, size) for pack, size in self._taken.items() if self._shrink(pack, size)]
+
+    def _shrink(self, pack: int, size: int) -> bool:
+        """Set a pack back to ``size``, inside a transaction, if all rows behind are gone."""
+        if self._database.query("SELECT 1 FROM object WHERE pack = ? AND offset >= ? LIMIT 1", (pack, size)):
+            return False
+        if size:
+            self._database.execute(
+                "UPDATE pack SET state = 'open', size = ?, lease = ? WHERE id = ?", (size, self._lease.name, pack)
+            )
+        else:
+            self._database.execute("DELETE FROM pack WHERE id = ?", (pack,))
+        return True
