@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lamina.errors import MountError
 from lamina.mount import mounts, umount
 from lamina.mount.control import wait_for_end
 from tests.mount.conftest import Mounter
@@ -150,3 +151,41 @@ def test_reader_killed_in_the_middle(mounter: Mounter, log_path: Path) -> None:
         reader.wait(10)
     assert (root / "f").read_bytes() == b"x" * 3_000_000
     assert not log_path.read_text()
+
+
+def test_kernel_too_old(mounter: Mounter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lamina.mount.protocol.OLDEST_MINOR", 999)
+    with pytest.raises(MountError, match=r"the kernel speaks FUSE 7\.\d+, lamina needs 7\.999"):
+        mounter(FakeTree())
+    assert not [m for m in mounts() if m.mountpoint.startswith(str(tmp_path))]
+
+
+def test_overlay_on_top(mounter: Mounter, tmp_path: Path) -> None:
+    """What container runtimes do: a writable layer over the mount, copy-up and whiteouts included."""
+    tree = FakeTree()
+    directory = tree.directory(1, b"d")
+    tree.file(directory, b"f", b"below")
+    tree.file(directory, b"gone", b"x")
+    root = mounter(tree)
+    upper = tmp_path / "tmpfs"
+    upper.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", upper], check=True)
+    try:
+        for name in ("up", "work", "merged"):
+            (upper / name).mkdir()
+        data = f"lowerdir={root},upperdir={upper}/up,workdir={upper}/work"
+        done = subprocess.run(["mount", "-t", "overlay", "none", "-o", data, upper / "merged"], check=False)
+        if done.returncode:
+            pytest.skip("no overlayfs here")
+        try:
+            merged = upper / "merged"
+            with open(merged / "d/f", "ab") as file:
+                file.write(b" and above")
+            (merged / "d/gone").unlink()
+            assert (merged / "d/f").read_bytes() == b"below and above"
+            assert os.listdir(merged / "d") == ["f"]
+            assert (root / "d/f").read_bytes() == b"below"
+        finally:
+            subprocess.run(["umount", upper / "merged"], check=True)
+    finally:
+        subprocess.run(["umount", upper], check=True)

@@ -43,6 +43,7 @@ class MountJob:
         self._whole_pool = whole_pool
         self._log_path = log_path
         self._ended = threading.Event()
+        self._answered = False
 
     def run_detached(self) -> None:
         """Serve from a daemon; return once the mount answers. Raises what went wrong there."""
@@ -101,11 +102,20 @@ class MountJob:
             try:
                 self._serve(fuse, namespace, log, ready)
             finally:
+                if not self._answered:
+                    self._take_back()
                 os.close(fuse)
                 self._ended.set()
                 log.close()
         finally:
             source.close()
+
+    def _take_back(self) -> None:
+        """Undo a mount that has never answered. (One that did stays, dead: better than the empty directory below.)"""
+        try:
+            control.detach(self._mountpoint, lazy=True)
+        except LaminaError:
+            pass  # the error that ended the server is the one to report
 
     def _log_file(self) -> tuple[Path | None, str]:
         path = self._log_path or default_log_path()
@@ -121,6 +131,7 @@ class MountJob:
         device = next((m.device for m in reversed(mountinfo.mounts()) if m.mountpoint == self._mountpoint), None)
 
         def answers() -> None:
+            self._answered = True
             if device is not None:
                 mountinfo.write_pid(device)
                 control.raise_read_ahead(device, self._options.read_ahead_kib)

@@ -6,7 +6,7 @@ import stat
 import time
 from collections.abc import Callable
 
-from lamina.errors import DamagedData, LaminaError, NotFound
+from lamina.errors import DamagedData, LaminaError, MountError, NotFound
 from lamina.fs.types import Inode
 from lamina.mount import protocol
 from lamina.mount.data import DEFAULT_CACHE_BYTES, DEFAULT_THREADS, ChunkCache, Decoder
@@ -31,9 +31,11 @@ _BACKGROUND = 64
 _MOST_KNOWN = 400_000
 """Regular files remembered as known to the kernel, with their sizes."""
 _NAME_MAX = 255
-_PROBES = 8
+_PROBES = 6
 _PROBED = 128 << 10
-"""Files from this many bytes on are probed for holes, so that ``st_blocks`` tells of them."""
+_COUNTED = 2 << 20
+"""Files from ``_PROBED`` to ``_COUNTED`` bytes have their extents counted for ``st_blocks``; larger ones, where they
+look sparse at a few places."""
 
 _WANTED = (
     protocol.ASYNC_READ
@@ -72,6 +74,7 @@ class Server:
         self._started_ns = time.time_ns()
         self._owner = (os.getuid(), os.getgid())
         self._ended = False
+        self._refused: str | None = None
         self._places: dict[int, Place] = {}
         self._known: dict[int, int] = {}
         """Sizes of regular files by node: those that the kernel has an inode of, as far as remembered."""
@@ -89,7 +92,7 @@ class Server:
     # The loop -------------------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
-        """Answer requests until the file system is unmounted or ``stop`` is called."""
+        """Answer requests until the file system is unmounted. Raises ``MountError`` for a kernel that is too old."""
         device, handlers = self._device, self._handlers
         read, unpack = os.read, protocol.REQUEST.unpack_from
         try:
@@ -110,6 +113,8 @@ class Server:
         finally:
             self._pusher.close()
             self._decoder.close()
+        if self._refused is not None:
+            raise MountError(f"cannot mount: {self._refused}")
 
     def _table(self) -> list[Handler]:
         table: list[Handler] = [self._unknown] * protocol.OPCODES
@@ -210,8 +215,8 @@ class Server:
                 background=_BACKGROUND,
             )
         except protocol.TooOld as error:
-            self._log.line(str(error))
             os.write(self._device, protocol.error_reply(unique, errno.EPROTO))
+            self._refused = str(error)
             self._ended = True
             return
         os.write(self._device, reply)
@@ -271,6 +276,8 @@ class Server:
             self._known[child] = inode.size
             self._pusher.version += 1
         elif kind == stat.S_IFDIR:
+            if len(self._parents) >= _MOST_KNOWN:
+                self._parents.clear()
             self._parents[child] = parent
 
     def _lookup_virtual(self, unique: int, node: int, name: bytes) -> None:
@@ -383,7 +390,7 @@ class Server:
 
 
 def blocks(place: Place, inode: Inode) -> int:
-    """``st_blocks``: units of 512 bytes. Files that look sparse at a few places are counted exactly.
+    """``st_blocks``: units of 512 bytes. Large files that look sparse at a few places are counted exactly.
 
     Tools take a file for sparse when this is less than its size; to count a dense file of thousands of extents for
     each stat would cost milliseconds.
@@ -396,7 +403,7 @@ def blocks(place: Place, inode: Inode) -> int:
         return dense
     extents, ino = place.view.extents, inode.ino
     step = size // _PROBES
-    if all(extents(ino, at, at + 1) for at in range(step // 2, size, step)):
+    if size > _COUNTED and all(extents(ino, at, at + 1) for at in range(step // 2, size, step)):
         return dense
     total = sum(extent.length for extent in extents(ino, 0, size))
     return min(-(-total // 512), dense)

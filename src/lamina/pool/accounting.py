@@ -146,11 +146,7 @@ class Accounting:
         """Keep computed figures if they still hold."""
         try:
             with self._database.transaction():
-                ids = [
-                    {row[0] for row in self._database.query("SELECT id FROM dataset")},
-                    {row[0] for row in self._database.query("SELECT id FROM snapshot")},
-                ]
-                if ids != [set(figures[0]), set(figures[1])] or self._computed_at != self._catalogue.generation():
+                if self._computed_at != self._catalogue.generation():
                     return
                 self._database.execute_many(
                     "INSERT OR REPLACE INTO figure(kind, id, figures) VALUES (?, ?, ?)",
@@ -167,16 +163,23 @@ class Accounting:
 
     def compute(self) -> tuple[dict[int, Figures], dict[int, Figures]]:
         """All figures from the rows and bitmaps."""
-        self._computed_at = self._catalogue.generation()
-        datasets = self._catalogue.datasets()
+        datasets, some, trees = self._read()
         snapshots: dict[int, list[SnapshotRow]] = {row.id: [] for row in datasets}
-        for snapshot in self._catalogue.snapshots():
-            snapshots.setdefault(snapshot.dataset, []).append(snapshot)
-        roots = {row.root for some in snapshots.values() for row in some} | {row.head for row in datasets}
-        trees = self._trees({root for root in roots if root is not None})
-        origins = {row.id: row for some in snapshots.values() for row in some}
+        for snapshot in some:
+            snapshots[snapshot.dataset].append(snapshot)
+        origins = {row.id: row for row in some}
         computation = _Computation(datasets, snapshots, trees, origins, Sizes(self._database))
         return computation.datasets(), computation.snapshots()
+
+    def _read(self) -> tuple[list[DatasetRow], list[SnapshotRow], dict[int, _Tree]]:
+        """Rows and trees of one generation: those of another process's change in between are read anew."""
+        while True:
+            self._computed_at = self._catalogue.generation()
+            datasets, snapshots = self._catalogue.datasets(), self._catalogue.snapshots()
+            roots = {row.root for row in snapshots} | {row.head for row in datasets}
+            trees = self._trees(roots)
+            if self._catalogue.generation() == self._computed_at:
+                return datasets, snapshots, trees
 
     def used(self, name: str) -> int:
         """``used`` of one dataset, computed now: for quotas, inside a transaction."""
@@ -185,24 +188,24 @@ class Accounting:
 
     def reclaim(self, doomed: set[str]) -> int:
         """Stored bytes that nothing reaches once the datasets and snapshots of these names are gone."""
-        names = {row.id: row.name for row in self._catalogue.datasets()}
+        datasets, snapshots, trees = self._read()
+        names = {row.id: row.name for row in datasets}
         going: set[int] = set()
         staying: set[int] = set()
         gone: set[int] = set()
-        for snapshot in self._catalogue.snapshots():
+        for snapshot in snapshots:
             is_doomed = f"{names[snapshot.dataset]}@{snapshot.name}" in doomed
             if is_doomed:
                 gone.add(snapshot.id)
             if snapshot.root is not None:
                 (going if is_doomed else staying).add(snapshot.root)
-        for row in self._catalogue.datasets():
+        for row in datasets:
             if row.head is not None:
                 (going if row.name in doomed or row.follows in gone else staying).add(row.head)
-        trees = self._trees(going | staying)
         lost = _union([trees[root].objects for root in going]) - _union([trees[root].objects for root in staying])
         return Sizes(self._database).sums(lost)[0]
 
-    def _trees(self, roots: set[int]) -> dict[int, _Tree]:
+    def _trees(self, roots: set[int | None]) -> dict[int, _Tree]:
         trees: dict[int, _Tree] = {}
         for root, objects, stored, decoded, data_bytes, files in self._database.query(
             "SELECT root, objects, stored, decoded, data_bytes, files FROM tree"

@@ -229,14 +229,13 @@ class Catalogue:
             records.append(self._record(change))
 
     def add_dataset(self, change: Change, name: str, properties: dict[str, str]) -> int:
-        """A new, empty dataset; its row."""
+        """A new, empty dataset; its row. Kept figures still hold: it reaches nothing, and what has none kept is 0."""
         number = self.database.execute(
             "INSERT INTO dataset(name, guid, creation, txg) VALUES (?, ?, ?, ?)",
             (name, _new_guid(), change.time, change.txg),
         )
         self.set_dataset_properties(change, number, properties)
         change.datasets.add(number)
-        change.accounting = True
         return number
 
     def add_snapshot(self, change: Change, dataset: int, name: str, kind: str, root: int | None, taken: int) -> int:

@@ -10,11 +10,12 @@ tmp/            what an import cannot hold in memory; unnamed files
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.errors import AccessDenied, AlreadyExists, InvalidName, NotFound, UnsupportedPool
-from lamina.pool.names import printable
+from lamina.pool.names import pool_name_error, printable
 
 FORMAT = "lamina pool"
 FORMAT_VERSION = 1
@@ -46,7 +47,8 @@ class PoolMarker:
 def make_directory(name: str, path: Path, group: str | None, mode: int | None) -> PoolMarker:
     """Lay out a new pool in ``path``, which does not exist or is empty. The marker is not yet written.
 
-    ``mode`` defaults to 0700, or 0750 where a ``group`` is named. Raises ``AlreadyExists``, ``AccessDenied``.
+    ``mode`` defaults to 0700, or 0750 where a ``group`` is named. Raises ``AlreadyExists``, ``AccessDenied``; then
+    nothing was made.
     """
     gid = -1
     if group is not None:
@@ -61,24 +63,57 @@ def make_directory(name: str, path: Path, group: str | None, mode: int | None) -
     if mode & ~0o777 or mode & 0o700 != 0o700:
         raise InvalidName(f"cannot create '{name}': mode {mode:o} must be of the form 7xx, such as 750")
     shown = printable(str(path))
+    made: list[Path] = []
     try:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise AlreadyExists(f"cannot create '{name}': '{shown}' exists and is not a directory")
         if path.exists() and any(path.iterdir()):
             what = "holds a pool already" if (path / MARKER).exists() else "exists and is not empty"
             raise AlreadyExists(f"cannot create '{name}': '{shown}' {what}; name an empty or a new directory")
-        path.mkdir(parents=True, exist_ok=True)
+        for directory in absent(path):
+            directory.mkdir()
+            made.append(directory)
+            if mode & 0o077:
+                os.chmod(directory, 0o755)  # whatever the umask: others must reach the pool
+        for directory in (path / PACKS, path / LEASES, path / TEMPORARY):
+            directory.mkdir()  # of two processes at once, one makes the first
+            made.append(directory)
         for directory in (path, path / PACKS, path / LEASES, path / TEMPORARY):
-            directory.mkdir(exist_ok=True)
             if gid >= 0:
                 os.chown(directory, -1, gid)
             # setgid: whoever of the group creates a file there, it stays the group's
             os.chmod(directory, mode | (0o2000 if gid >= 0 else 0))
-    except PermissionError as error:
-        raise AccessDenied(f"cannot create '{name}': permission denied on '{error.filename}'") from None
     except OSError as error:
-        raise AccessDenied(f"cannot create '{name}': '{shown}': {error.strerror}") from None
+        for directory in reversed(made):
+            directory.rmdir()
+        if isinstance(error, FileExistsError):
+            raise AlreadyExists(f"cannot create '{name}': '{shown}' is being made a pool by another process") from None
+        where = printable(os.fsdecode(error.filename)) if error.filename else shown
+        raise AccessDenied(f"cannot create '{name}': '{where}': {(error.strerror or '').lower()}") from None
     return PoolMarker(name, int.from_bytes(os.urandom(8), "big") >> 1, mode)
+
+
+def absent(path: Path) -> list[Path]:
+    """``path`` and the directories above it that do not exist, from the top."""
+    found: list[Path] = []
+    while not path.exists():
+        found.insert(0, path)
+        path = path.parent
+    return found
+
+
+def remove_directory(path: Path, made: Sequence[Path]) -> None:
+    """Take back what making a pool left in ``path``, and the directories ``made`` for it."""
+    import shutil
+
+    for name in (PACKS, LEASES, TEMPORARY):
+        shutil.rmtree(path / name, ignore_errors=True)
+    for name in (MARKER, f".{MARKER}.new", CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm"):
+        with contextlib.suppress(OSError):
+            (path / name).unlink()
+    for directory in reversed(made):
+        with contextlib.suppress(OSError):
+            directory.rmdir()
 
 
 def write_marker(path: Path, marker: PoolMarker) -> None:
@@ -110,14 +145,15 @@ def write_marker(path: Path, marker: PoolMarker) -> None:
 
 def read_marker(path: Path, name: str) -> PoolMarker:
     """What ``pool.json`` says. Raises ``NotFound``, ``AccessDenied``, ``UnsupportedPool``."""
+    shown = printable(str(path))
     try:
         text = (path / MARKER).read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"cannot open '{name}': no pool in '{path}' ('{MARKER}' is not there)") from None
+        raise NotFound(f"cannot open '{name}': no pool in '{shown}' ('{MARKER}' is not there)") from None
     except PermissionError:
         raise AccessDenied(f"cannot open '{name}': permission denied; {_who_may(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UnsupportedPool(f"cannot open '{name}': '{path / MARKER}' cannot be read: {error}") from None
+        raise UnsupportedPool(f"cannot open '{name}': '{shown}/{MARKER}' cannot be read: {error}") from None
     try:
         data = json.loads(text)
         version = int(data["version"])
@@ -130,12 +166,17 @@ def read_marker(path: Path, name: str) -> PoolMarker:
             )
         features = tuple(str(feature) for feature in data["features"])
         marker = PoolMarker(str(data["name"]), int(data["guid"]), int(data["mode"], 8), features)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnsupportedPool(f"cannot open '{name}': '{path / MARKER}' is damaged ({error})") from None
+        if pool_name_error(marker.name) is not None:
+            raise ValueError("name")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UnsupportedPool(
+            f"cannot open '{name}': '{shown}/{MARKER}' is damaged ({printable(str(error))})"
+        ) from None
     unknown = sorted(set(features) - FEATURES)
     if unknown:
         raise UnsupportedPool(
-            f"cannot open '{name}': the pool uses features that this lamina does not know: {', '.join(unknown)}"
+            f"cannot open '{name}': the pool uses features that this lamina does not know: "
+            f"{printable(', '.join(unknown))}; use a newer lamina"
         )
     return marker
 

@@ -1,12 +1,25 @@
 """A pool: what the command line does, ``Pool`` does."""
 
+import contextlib
+import errno
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
-from lamina.errors import AlreadyExists, Busy, LaminaError, NotFound, PropertyError, UnsupportedPool
+from lamina.errors import (
+    AccessDenied,
+    AlreadyExists,
+    Busy,
+    DamagedData,
+    LaminaError,
+    NoSpace,
+    NotFound,
+    PropertyError,
+    UnsupportedPool,
+)
 from lamina.fs.view import StoredTree, TreeView
 from lamina.pool import files, registry
 from lamina.pool.accounting import Accounting
@@ -70,28 +83,24 @@ class Pool:
         """
         check_pool_name(name)
         stored = parse_properties(properties or {}, prefix=f"cannot create '{name}': ")
-        if registry.find(name) is not None:
-            raise AlreadyExists(f"cannot create '{name}': pool already exists")
+        _check_unknown(name)
         place = Path(os.path.abspath(path))
-        existed = place.exists()
+        with _translating(f"cannot create '{name}'"):
+            made = files.absent(place)
         marker = files.make_directory(name, place, group, mode)
-        try:
-            database = Database.create(place / files.CATALOGUE, POOL_SCHEMA, marker.file_mode)
-            pool = cls(place, marker, database)
-            with pool._writer() as writer, pool._catalogue.change(writer) as change:
-                pool._catalogue.set_meta("guid", marker.guid)
-                pool._catalogue.add_dataset(change, name, stored)
-            registry.add(name, place)
-            files.write_marker(place, marker)
-        except BaseException:
-            for leftover in (*place.glob("*"), *place.glob(".*.new")):
-                if leftover.is_dir():
-                    _remove(leftover)
-                else:
-                    leftover.unlink(missing_ok=True)
-            if not existed:
-                _remove(place)
-            raise
+        with contextlib.ExitStack() as undo:
+            undo.callback(files.remove_directory, place, made)
+            with _translating(f"cannot create '{name}'"):
+                database = Database.create(place / files.CATALOGUE, POOL_SCHEMA, marker.file_mode)
+                pool = cls(place, marker, database)
+                undo.callback(pool.close)
+                with pool._writer() as writer, pool._catalogue.change(writer) as change:
+                    pool._catalogue.set_meta("guid", marker.guid)
+                    pool._catalogue.add_dataset(change, name, stored)
+                registry.add(name, place)
+                undo.callback(registry.remove, name)
+                files.write_marker(place, marker)
+            undo.pop_all()
         return pool
 
     @classmethod
@@ -111,9 +120,13 @@ class Pool:
         marker = files.read_marker(path, shown)
         if write:
             files.check_writable(path, marker.name)
+        if not os.path.lexists(path / files.CATALOGUE):
+            raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is missing")
         database = Database(path / files.CATALOGUE, write=write)
         try:
             version = database.query("PRAGMA user_version")[0][0]
+            if version < 1:
+                raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is empty")
             if version > SCHEMA_VERSION:
                 raise UnsupportedPool(
                     f"cannot open '{shown}': its catalogue is of version {version}, this lamina knows up to "
@@ -141,9 +154,10 @@ class Pool:
 
     def space(self) -> PoolSpace:
         """Size, allocated and free bytes of the pool; its size is what it has and what the disk still gives."""
-        allocated = sum((self.path / files.PACKS / name).stat().st_blocks * 512 for name in self._backend.list()) + sum(
-            path.stat().st_blocks * 512 for path in self.path.glob(files.CATALOGUE + "*")
-        )
+        allocated = 0
+        for path in (*(self.path / files.PACKS).iterdir(), *self.path.glob(files.CATALOGUE + "*")):
+            with contextlib.suppress(FileNotFoundError):  # others remove packs and logs
+                allocated += path.stat().st_blocks * 512
         free = self._free()
         figures = Accounting(self._catalogue).figures()[0]
         root = self._catalogue.dataset(self.name)
@@ -206,6 +220,17 @@ class Pool:
         check_dataset_name(name)
         stored = parse_properties(properties or {}, prefix=f"cannot create '{name}': ")
         self._own(name)
+        missing = self._missing(name, parents)
+        if dry_run or not missing:
+            return missing
+        with self._writer() as writer, self._catalogue.change(writer) as change:
+            missing = self._missing(name, parents)
+            for one in missing:
+                self._catalogue.add_dataset(change, one, stored if one == name else {})
+        return missing
+
+    def _missing(self, name: str, parents: bool) -> Names:
+        """What has to be made for the dataset ``name`` to be there, from the top."""
         if self._catalogue.find_dataset(name) is not None:
             if parents:
                 return []
@@ -213,14 +238,6 @@ class Pool:
         missing = missing_above(self._catalogue, name)
         if missing and not parents:
             raise NotFound(f"cannot create '{name}': parent does not exist")
-        if dry_run:
-            return [*missing, name]
-        with self._writer() as writer, self._catalogue.change(writer) as change:
-            for above in missing_above(self._catalogue, name):
-                self._catalogue.add_dataset(change, above, {})
-            if self._catalogue.find_dataset(name) is not None:
-                raise AlreadyExists(f"cannot create '{name}': dataset already exists")
-            self._catalogue.add_dataset(change, name, stored)
         return [*missing, name]
 
     def _own(self, name: str) -> None:
@@ -281,6 +298,7 @@ class Pool:
             for above in missing_above(self._catalogue, new):
                 self._catalogue.add_dataset(change, above, {})
             self._catalogue.rename_dataset(change, old, new)
+        Accounting(self._catalogue).refresh()
 
     # -- properties -----------------------------------------------------------------------------------------------
 
@@ -297,19 +315,22 @@ class Pool:
 
     def set(self, names: Sequence[str], properties: Mapping[str, str]) -> None:
         """Set properties, as typed, on datasets and snapshots: all or none. Raises ``PropertyError``, ``NotFound``."""
-        entries = [self.entry(name) for name in names]
         prefix = "cannot set property for '{}': "
-        parsed = [
-            parse_properties(properties, entry_type=entry.type, prefix=prefix.format(entry.name)) for entry in entries
-        ]
-        quota = int(parsed[0].get("quota", "0")) if parsed else 0
-        if quota:
-            for entry in entries:
-                used = self.get(entry, ["used"])["used"].value
-                if isinstance(used, int) and used > quota:
-                    raise PropertyError(prefix.format(entry.name) + "size is less than current used or reserved space")
+
+        def parsed() -> "list[tuple[Entry, dict[str, str]]]":
+            entries = [self.entry(name) for name in names]
+            return [
+                (entry, parse_properties(properties, entry_type=entry.type, prefix=prefix.format(entry.name)))
+                for entry in entries
+            ]
+
+        for entry, stored in parsed():
+            quota = int(stored.get("quota", "0"))
+            used = self.get(entry, ["used"])["used"].value if quota else 0
+            if isinstance(used, int) and used > quota:
+                raise PropertyError(prefix.format(entry.name) + "size is less than current used or reserved space")
         with self._writer() as writer, self._catalogue.change(writer) as change:
-            for entry, stored in zip(entries, parsed, strict=True):
+            for entry, stored in parsed():
                 if entry.type == "snapshot":
                     self._catalogue.set_snapshot_properties(change, entry.id, stored)
                 else:
@@ -318,8 +339,9 @@ class Pool:
     def inherit(self, name: str, prop: str, *, recursive: bool = False) -> None:
         """Clear a property so that it is inherited; ``recursive`` below too. Raises ``PropertyError``, ``NotFound``."""
         full = check_inherit(prop)
-        entry = self.entry(name)
+        self.entry(name)
         with self._writer() as writer, self._catalogue.change(writer) as change:
+            entry = self.entry(name)
             if entry.type == "snapshot":
                 self._catalogue.clear_property(change, None, entry.id, full)
                 return
@@ -379,6 +401,10 @@ class Pool:
         from lamina.store.writer import StoreWriter
 
         files.check_writable(self.path, self.name)
+        if not self.writable:
+            raise AccessDenied(
+                f"cannot write to pool '{self.name}': it was opened for reading; open it with write=True"
+            )
         return _Writing(
             StoreWriter(
                 self.store, self.path / files.LEASES, self.guid, self._catalogue.generation, self._marker.file_mode
@@ -410,10 +436,31 @@ class _Writing:
             self._writer.abort()
 
 
-def _remove(directory: Path) -> None:
-    import shutil
+@contextlib.contextmanager
+def _translating(what: str) -> Iterator[None]:
+    """The project's errors for the system's and SQLite's."""
+    try:
+        yield
+    except LaminaError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f"'{printable(os.fsdecode(error.filename))}': " if error.filename else ""
+        raise (NoSpace if full else AccessDenied)(f"{what}: {where}{(error.strerror or str(error)).lower()}") from None
+    except sqlite3.Error as error:
+        raise (NoSpace if "full" in str(error) else LaminaError)(f"{what}: the catalogue: {error}") from None
 
-    shutil.rmtree(directory, ignore_errors=True)
+
+def _check_unknown(name: str) -> None:
+    known = registry.find(name)
+    if known is None:
+        return
+    if os.path.lexists(known / files.MARKER):
+        raise AlreadyExists(f"cannot create '{name}': pool already exists")
+    raise AlreadyExists(
+        f"cannot create '{name}': pool already exists, but there is none in '{printable(str(known))}'; bring it back, "
+        f"or remove '{printable(str(registry.link(name)))}' to forget it"
+    )
 
 
 def pool_names() -> list[str]:

@@ -45,7 +45,12 @@ def add(name: str, path: Path) -> None:
     """Make a pool known. Raises ``AlreadyExists`` where the name is another pool's."""
     directory = directories()[0]
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if not directory.is_dir():
+            directory.mkdir(parents=True)
+            if directory == SYSTEM:
+                # Whatever root's umask: names of pools are everybody's, who may open one is the pool's affair.
+                for made in (directory, directory.parent):
+                    os.chmod(made, 0o755)
         os.symlink(path, directory / name)
     except FileExistsError:
         raise AlreadyExists(f"cannot create '{name}': pool already exists") from None
@@ -59,3 +64,8 @@ def remove(name: str) -> None:
         with contextlib.suppress(OSError):
             (directory / name).unlink()
             return
+
+
+def link(name: str) -> Path | None:
+    """The link that makes the pool ``name`` known."""
+    return next((directory / name for directory in directories() if (directory / name).is_symlink()), None)

@@ -19,10 +19,10 @@ def check_rename(catalogue: Catalogue, pool: str, old: str, new: str, parents: b
     """Raise unless the dataset ``old``, with all below it, can become ``new``."""
     catalogue.dataset(old)
     check_dataset_name(new, "create")
+    if "/" not in new:
+        raise InvalidName(f"cannot create '{new}': missing dataset name")
     if pool_of_name(new) != pool:
         raise NotFound(f"cannot create '{new}': no such pool '{pool_of_name(new)}'")
-    if "/" not in new or "/" not in old:
-        raise InvalidName(f"cannot create '{new}': missing dataset name")
     if new.startswith(old + "/"):
         raise InvalidName(f"cannot rename to '{new}': New dataset name cannot be a descendant of current dataset name")
     if catalogue.find_dataset(new) is not None:

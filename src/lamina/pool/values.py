@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lamina.errors import NotFound
 from lamina.pool.accounting import Accounting, Figures
 from lamina.pool.catalogue import Catalogue, DatasetRow, SnapshotRow
-from lamina.pool.names import parent_of
+from lamina.pool.names import parent_of, printable
 from lamina.pool.properties import (
     PROPERTIES,
     Raw,
@@ -63,22 +64,48 @@ class Values:
         self._catalogue = catalogue
         self._free = free
         self._mounted = mounted
-        self._rows: dict[int, DatasetRow] = {row.id: row for row in catalogue.datasets()}
-        self._by_name = {row.name: row for row in self._rows.values()}
         self._snapshots: dict[int, SnapshotRow] = {}
-        self._local = catalogue.local_properties()
         self._snapshot_local: dict[int, dict[str, str]] = {}
         self._figures: tuple[dict[int, Figures], dict[int, Figures]] | None = None
+        self._read(False, False)
 
     def get(self, entries: Iterable[Entry], names: Sequence[str] | None) -> list[dict[str, PropertyValue]]:
-        """Values by property name for each entry; ``names`` None: all that apply, user properties last."""
+        """Values by property name for each entry; ``names`` None: all that apply, user properties last.
+
+        Raises ``NotFound`` for an entry that is gone by now.
+        """
         entries = list(entries)
-        if any(entry.type == "snapshot" for entry in entries):
-            self._snapshots = {row.id: row for row in self._catalogue.snapshots()}
-            self._snapshot_local = self._catalogue.snapshot_properties()
-        if names is None or not FIGURES.isdisjoint(names):
-            self._figures = Accounting(self._catalogue).figures()
-        return [self._entry(entry, names) for entry in entries]
+        with_snapshots = any(entry.type == "snapshot" for entry in entries)
+        with_figures = names is None or not FIGURES.isdisjoint(names)
+        if with_snapshots or with_figures:
+            self._read(with_snapshots, with_figures)
+        return [self._entry(self._current(entry), names) for entry in entries]
+
+    def _read(self, with_snapshots: bool, with_figures: bool) -> None:
+        """Rows as of one change of names: those of another process's change in between are read anew, a few times."""
+        for _ in range(5):
+            txg = self._catalogue.meta("txg")
+            self._rows: dict[int, DatasetRow] = {row.id: row for row in self._catalogue.datasets()}
+            self._by_name = {row.name: row for row in self._rows.values()}
+            self._local = self._catalogue.local_properties()
+            if with_snapshots:
+                self._snapshots = {row.id: row for row in self._catalogue.snapshots()}
+                self._snapshot_local = self._catalogue.snapshot_properties()
+            if with_figures:
+                self._figures = Accounting(self._catalogue).figures()
+            if self._catalogue.meta("txg") == txg:
+                return
+
+    def _current(self, entry: Entry) -> Entry:
+        """The entry under the name that it has now: another process may have renamed or destroyed it."""
+        if entry.type == "snapshot":
+            snapshot = self._snapshots.get(entry.id)
+            if snapshot is not None and snapshot.dataset in self._rows:
+                name = f"{self._rows[snapshot.dataset].name}@{snapshot.name}"
+                return Entry(name, entry.type, entry.id, entry.kind)
+        elif entry.id in self._rows:
+            return Entry(self._rows[entry.id].name, entry.type, entry.id)
+        raise NotFound(f"cannot open '{printable(entry.name)}': dataset does not exist")
 
     def setting(self, dataset: str, name: str) -> tuple[str, str]:
         """(stored value, source) of a settable property of a dataset."""

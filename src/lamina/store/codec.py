@@ -47,29 +47,27 @@ class Compression:
 
 DEFAULT = Compression(Codec.ZSTD, 3)
 _FAST_LEVELS = (*range(1, 11), *range(20, 101, 10), 500, 1000)
+_VALUES = {
+    "on": DEFAULT,
+    "off": Compression(Codec.STORED),
+    "zle": Compression(Codec.STORED),
+    "lz4": Compression(Codec.LZ4),
+    "gzip": Compression(Codec.DEFLATE, 6),
+    "zstd": DEFAULT,
+    "zstd-fast": Compression(Codec.ZSTD, -1),
+    **{f"gzip-{level}": Compression(Codec.DEFLATE, level) for level in range(1, 10)},
+    **{f"zstd-{level}": Compression(Codec.ZSTD, level) for level in range(1, 20)},
+    **{f"zstd-fast-{level}": Compression(Codec.ZSTD, -level) for level in _FAST_LEVELS},
+}
+"""The property ``compression`` (zfsprops(7)). ``zle`` stores: runs of zeros are holes here whatever the codec."""
 
 
 def parse_compression(value: str) -> Compression:
-    """The codec and level of a value of the property ``compression`` (zfsprops(7)).
-
-    ``zle`` is ``STORED``: runs of zeros are holes here whatever the codec. Raises ``PropertyError``.
-    """
-    name, _, number = value.partition("-")
-    if value == "on":
-        return DEFAULT
-    if value in ("off", "zle"):
-        return Compression(Codec.STORED)
-    if value == "lz4":
-        return Compression(Codec.LZ4)
-    if name == "gzip" and (not number or (number.isdigit() and 1 <= int(number) <= 9)):
-        return Compression(Codec.DEFLATE, int(number or 6))
-    if value == "zstd-fast":
-        return Compression(Codec.ZSTD, -1)
-    if value.startswith("zstd-fast-") and value[10:].isdigit() and int(value[10:]) in _FAST_LEVELS:
-        return Compression(Codec.ZSTD, -int(value[10:]))
-    if name == "zstd" and (not number or (number.isdigit() and 1 <= int(number) <= 19)):
-        return Compression(Codec.ZSTD, int(number or 3))
-    raise PropertyError(f"unknown compression '{value}'")
+    """The codec and level of a value of the property ``compression``. Raises ``PropertyError``."""
+    compression = _VALUES.get(value)
+    if compression is None:
+        raise PropertyError(f"unknown compression '{value}'")
+    return compression
 
 
 class Coder(threading.local):

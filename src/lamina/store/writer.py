@@ -1,6 +1,7 @@
 """Taking objects in: encode what the pool does not have, append it to a pack, then name it in the index.
 
-The order at every flush: payloads appended, pack synced, rows committed. One writer has one open pack at a time, so
+The order at every flush: payloads appended, pack synced, rows committed; a thread of the writer's own waits for the
+disk, so that the others go on. One writer has one open pack at a time, so
 writers never contend; a lease says that the process is alive.
 """
 
@@ -33,6 +34,7 @@ from lamina.store.record import (
 _BUFFER = 4 << 20
 _FLUSH_ROWS = 8192
 _BIG_BUFFER = 16384
+_MOST_BATCHES = 3
 
 _UPSERT = """
 INSERT INTO object(id, key, pack, offset, stored, decoded, kind, codec, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -62,6 +64,82 @@ class Written:
     stored_bytes: int = 0
 
 
+_Row = tuple[bytes, int, int, int, int, int, int, int]
+"""The columns of an index row after its number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Objects that were appended to a pack and are not yet named. ``size``: bytes of the pack to make durable."""
+
+    appender: Appender
+    pack: int
+    size: int
+    rows: list[_Row]
+    seal: bool
+
+
+class _Flusher:
+    """Makes batches durable in order, in a thread of its own. A pack takes long to sync."""
+
+    def __init__(self, write: Callable[[_Batch], None]) -> None:
+        self._write = write
+        self._batches: list[_Batch] = []
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self.failed: LaminaError | None = None
+
+    def put(self, batch: _Batch) -> None:
+        """Queue a batch; waits while two are in hand, which bounds what is not yet on disk."""
+        with self._changed:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="flush", daemon=True)
+                self._thread.start()
+            while len(self._batches) >= _MOST_BATCHES and self.failed is None:
+                self._changed.wait()
+            self._batches.append(batch)
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Return when all batches are durable. Raises the error of the first that failed."""
+        with self._changed:
+            while self._batches:
+                self._changed.wait()
+        if self.failed is not None:
+            raise self.failed
+
+    def close(self) -> None:
+        """Finish what is queued (after a failure: drop it) and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                while not self._batches and not self._closed:
+                    self._changed.wait()
+                if not self._batches:
+                    return
+                batch = self._batches[0]
+            try:
+                if self.failed is None:
+                    self._write(batch)
+            except LaminaError as error:
+                self.failed = error
+            except BaseException as error:
+                self.failed = LaminaError(f"writing into the pool failed: {type(error).__name__} {error}".strip())
+            finally:
+                if batch.seal:
+                    batch.appender.close()
+                with self._changed:
+                    self._batches.pop(0)
+                    self._changed.notify_all()
+
+
 class StoreWriter:
     """Takes objects in for one process. Methods are safe to call from several threads.
 
@@ -79,13 +157,17 @@ class StoreWriter:
         self._lease = Lease(leases, store.database, generation(), file_mode)
         self._started = generation()
         self._lock = threading.RLock()
+        self._known = threading.Lock()
+        """Guards the sets of keys and rows; never held while waiting."""
+        self._flusher = _Flusher(self._write_rows)
         self._appender: Appender | None = None
         self._pack = 0
         self._size = 0
-        self._committed = 0
+        self._durable: dict[int, int] = {}
+        """Bytes of the packs written to that rows may name."""
         self._buffer: list[bytes] = []
         self._buffered = 0
-        self._rows: list[tuple[bytes, int, int, int, int, int, int, int]] = []
+        self._rows: list[_Row] = []
         self._claimed: set[bytes] = set()
         self._failed: LaminaError | None = None
         self._taken: dict[int, int] = {}
@@ -99,14 +181,10 @@ class StoreWriter:
     def claim(self, keys: Sequence[bytes]) -> set[bytes]:
         """Those of ``keys`` that the caller has to encode and ``append``: not in the pool and not claimed before."""
         fresh: set[bytes] = set()
-        with self._lock:
-            ask = []
-            for key in keys:
-                if key in self._claimed:
-                    continue
-                ask.append(key)
+        with self._known:
+            ask = [key for key in keys if key not in self._claimed]
         found = self._store.locate(ask, for_sharing=True) if ask else {}
-        with self._lock:
+        with self._known:
             for key in ask:
                 location = found.get(key)
                 if location is not None:
@@ -138,13 +216,14 @@ class StoreWriter:
                     self._next_pack()
                 self._append(item)
             if len(self._rows) >= _FLUSH_ROWS:
-                self._flush()
+                self._flusher.put(self._batch(seal=False))
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
         """After an error half-way, offsets may be wrong: nothing more is appended or named."""
-        if self._failed is not None:
-            raise self._failed
+        failed = self._failed or self._flusher.failed
+        if failed is not None:
+            raise failed
         try:
             yield
         except LaminaError as error:
@@ -179,12 +258,13 @@ class StoreWriter:
     def _next_pack(self) -> None:
         """Seal the open pack if there is one; go on with one that a finished writer left open, or begin a new one."""
         if self._appender is not None:
-            self._flush(seal=True)
+            self._flusher.put(self._batch(seal=True))
+            self._appender = None
         with self._database.transaction():
             live_leases(self._leases, self._database, but=self._lease.name)
             self._pack, self._size = self._free_pack()
             self._database.execute("UPDATE pack SET lease = ? WHERE id = ?", (self._lease.name, self._pack))
-        self._taken[self._pack] = self._committed = self._size
+        self._taken[self._pack] = self._durable[self._pack] = self._size
         self._appender = self._store.backend.append_to(pack_name(self._pack), self._size)
         if self._size == 0:
             self._buffer.append(pack_header(self._guid, self._pack))
@@ -205,30 +285,37 @@ class StoreWriter:
 
     # -- making it durable ----------------------------------------------------------------------------------------
 
-    def _flush(self, *, seal: bool = False) -> None:
-        """Append what is buffered, sync, and commit the index rows. Called with the lock held."""
-        if self._appender is None:
-            return
+    def _batch(self, *, seal: bool) -> "_Batch":
+        """What was appended since the last batch, handed to the file; called with the lock held."""
+        assert self._appender is not None
         if seal:
             padding = -self._size % PACK_ALIGN
             self._buffer.append(bytes(padding))
             self._size += padding
         self._drain()
-        self._appender.sync()
         rows, self._rows = self._rows, []
-        with self._database.transaction():
-            self._insert(rows)
-            state = ("sealed", None) if seal else ("open", self._lease.name)
-            self._database.execute(
-                "UPDATE pack SET state = ?, lease = ?, size = ? WHERE id = ?", (*state, self._size, self._pack)
-            )
-        self._committed = self._size
-        self._claimed.difference_update([row[0] for row in rows])
-        if seal:
-            self._appender.close()
-            self._appender = None
+        return _Batch(self._appender, self._pack, self._size, rows, seal)
 
-    def _insert(self, rows: list[tuple[bytes, int, int, int, int, int, int, int]]) -> None:
+    def _flush(self) -> None:
+        """Have everything durable and named; called with the lock held."""
+        self._flusher.wait()
+        if self._appender is not None:
+            self._write_rows(self._batch(seal=False))
+
+    def _write_rows(self, batch: "_Batch") -> None:
+        """Sync a pack, then commit the rows of its objects."""
+        batch.appender.sync()
+        with self._database.transaction():
+            self._insert(batch.rows)
+            state = ("sealed", None) if batch.seal else ("open", self._lease.name)
+            self._database.execute(
+                "UPDATE pack SET state = ?, lease = ?, size = ? WHERE id = ?", (*state, batch.size, batch.pack)
+            )
+        self._durable[batch.pack] = batch.size
+        with self._known:
+            self._claimed.difference_update([row[0] for row in batch.rows])
+
+    def _insert(self, rows: list[_Row]) -> None:
         if not rows:
             return
         sequence = self._database.query("SELECT seq FROM sqlite_sequence WHERE name = 'object'")
@@ -236,16 +323,17 @@ class StoreWriter:
         self._database.execute_many(_UPSERT, ((first + n, *row) for n, row in enumerate(rows)))
         if self._database.query("SELECT count(*) FROM object WHERE id >= ?", (first,))[0][0] == len(rows):
             own = BitMap64(range(first, first + len(rows)))
-            self.reached |= own
-            self._own_ids |= own
+            with self._known:
+                self.reached |= own
+                self._own_ids |= own
             return
         # Another process brought some of them in the meantime: theirs stay, our bytes are dead weight.
         located = self._store.locate([row[0] for row in rows])
-        for row in rows:
-            location = located[row[0]]
-            self.reached.add(location.id)
-            if location.id >= first:
-                self._own_ids.add(location.id)
+        with self._known:
+            for location in located.values():
+                self.reached.add(location.id)
+                if location.id >= first:
+                    self._own_ids.add(location.id)
 
     @contextlib.contextmanager
     def commit(self) -> Iterator[list[bytes]]:
@@ -276,7 +364,7 @@ class StoreWriter:
                 self._close_pack()
                 raise
             # What is named stays, whatever comes after.
-            self._committed = self._size
+            self._durable[self._pack] = self._size
             self._taken = {self._pack: self._size}
             self._own_ids.clear()
 
@@ -296,6 +384,7 @@ class StoreWriter:
     def close(self) -> None:
         """Release the pack and the lease. What was flushed stays in the pool."""
         with self._lock:
+            self._flusher.close()
             self._close_pack()
             self._lease.close()
 
@@ -306,11 +395,12 @@ class StoreWriter:
         happened since this writer began. Else they stay for gc.
         """
         with self._lock:
+            self._flusher.close()
             if self._appender is not None:
                 self._close_pack()
                 # On a full disk this gives the room that the transaction below needs.
                 with contextlib.suppress(LaminaError):
-                    self._store.backend.append_to(pack_name(self._pack), self._committed).close()
+                    self._store.backend.append_to(pack_name(self._pack), self._durable[self._pack]).close()
             try:
                 for pack, size in self._take_back():
                     if size:
