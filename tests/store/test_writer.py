@@ -206,9 +206,9 @@ def test_after_an_error_half_way_nothing_more_is_named(shop: Shop, monkeypatch: 
     monkeypatch.setattr("lamina.store.writer._BUFFER", 1)
     writer = shop.writer()
     writer.put(noise(1), Kind.CHUNK)
-    real = os.write
+    real = os.writev
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda fd, data: real(fd, data[:10]) and broken())
+        patch.setattr(os, "writev", lambda fd, parts: real(fd, [parts[0][:10]]) and broken())
         with pytest.raises(KeyboardInterrupt):
             writer.put(noise(2), Kind.CHUNK)
     with pytest.raises(LaminaError, match="broken off"):

@@ -89,6 +89,7 @@ class TreeReader:
         self._cache: OrderedDict[bytes, Node] = OrderedDict()
         self._cache_nodes = cache_nodes
         self._lock = Lock()
+        self._last: Node | None = None
         self.height = height
 
     def node(self, key: bytes) -> Node:
@@ -146,11 +147,16 @@ class TreeReader:
             yield from self._leaves(self.child(node, at), start)
 
     def _leaf(self, key: bytes) -> Node | None:
+        # What is asked for next mostly lies beside: a directory's inodes, a file's items.
+        last = self._last
+        if last is not None and last.keys[0] <= key <= last.keys[-1]:
+            return last
         node = self.top()
         while True:
             if node.keys[-1] < key:
                 return None
             if node.level == 0:
+                self._last = node
                 return node
             node = self.child(node, bisect_left(node.keys, key))
 

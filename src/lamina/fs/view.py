@@ -1,6 +1,5 @@
 """A read view of one immutable tree."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -25,7 +24,6 @@ from lamina.fs.node import (
 from lamina.fs.tree import TreeReader
 from lamina.fs.types import Dirent, Extent, Inode, Totals
 
-_NEIGHBOUR_LEAVES = 3
 _NEIGHBOUR_INODES = 64
 _MAX_EXTENT = 1 << 20
 
@@ -145,13 +143,10 @@ class StoredTree:
         chunk = own[0].key
         found: list[tuple[int, Extent]] = []
         start = inode_key(max(ino - _NEIGHBOUR_INODES, 0))
-        for count, leaf in enumerate(self.reader.leaves(start)):
-            at = bisect_left(leaf.keys, start)
-            for key, value in zip(leaf.keys[at:], leaf.values[at:], strict=True):
-                if key[8] == EXTENT and extent_chunk(value) == chunk:
-                    found.append((key_ino(key), unpack_extent(key, value)))
-            if count + 1 >= _NEIGHBOUR_LEAVES:
-                break
+        end = inode_key(ino + _NEIGHBOUR_INODES)
+        for key, value in self.reader.items(start, end):
+            if key[8] == EXTENT and extent_chunk(value) == chunk:
+                found.append((key_ino(key), unpack_extent(key, value)))
         return found
 
     def read(self, ino: int, offset: int, size: int) -> bytes:

@@ -37,6 +37,8 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIES = 3
 _SPARSE_LEAST = 64 << 10
+_MOST_OPEN = 200
+"""Large files that may wait, each with its descriptor, while the walk goes on through small ones."""
 _TICK_NS = 10_000_000
 """Times of files go on in steps of a timer tick, 10 ms at most (inode_set_ctime_current, CONFIG_HZ=100)."""
 _SHOWN = 1024
@@ -222,7 +224,16 @@ class _DirectoryImport:
                 self._small(folder, name, ino, file.fd, status, linked, cookie)
             else:
                 self._workers.submit(
-                    self._large, folder.ino, folder.path + name, name, ino, file, linked, cookie, queued=2
+                    self._large,
+                    folder.ino,
+                    folder.path + name,
+                    name,
+                    ino,
+                    file,
+                    linked,
+                    cookie,
+                    queued=_MOST_OPEN,
+                    long=True,
                 )
         except OSError as error:
             self._failed(folder, name, error)

@@ -51,11 +51,12 @@ class Task:
 
 
 class Workers:
-    """Threads that run tasks: urgent ones (somebody will wait for them) before others, each in order."""
+    """Threads that run tasks: urgent ones (somebody waits for them) first, then short, then long ones, each in order."""
 
     def __init__(self, threads: int) -> None:
         self._urgent: deque[Task] = deque()
-        self._later: deque[Task] = deque()
+        self._short: deque[Task] = deque()
+        self._long: deque[Task] = deque()
         self._ready = threading.Condition()
         self._closed = False
         self._running: set[Task] = set()
@@ -72,16 +73,20 @@ class Workers:
             self._ready.notify()
         return task
 
-    def submit(self, function: Callable[..., Any], *arguments: Any, queued: int = 8) -> None:
-        """A task whose result nobody takes; helps first while more than ``queued`` wait. Raises earlier errors."""
+    def submit(self, function: Callable[..., Any], *arguments: Any, queued: int, long: bool = False) -> None:
+        """A task whose result nobody takes; helps first while more than ``queued`` of its kind wait.
+
+        Raises earlier errors.
+        """
         self.check()
-        while len(self._later) > queued:
+        queue = self._long if long else self._short
+        while len(queue) > queued:
             task = self._take()
             if task is not None:
                 self._run(task)
             self.check()
         with self._ready:
-            self._later.append(Task(function, arguments))
+            queue.append(Task(function, arguments))
             self._ready.notify()
 
     def check(self) -> None:
@@ -100,7 +105,7 @@ class Workers:
                 self._run(task)
                 continue
             with self._ready:
-                if not self._running and not self._urgent and not self._later:
+                if not self._running and not any(self._queues()):
                     break
                 self._ready.wait(0.05)
         self.check()
@@ -109,18 +114,23 @@ class Workers:
         """Stop: what has not begun is dropped, what runs is waited for; long tasks ask ``check`` as they go."""
         with self._ready:
             self._closed = True
-            self._urgent.clear()
-            self._later.clear()
+            for queue in self._queues():
+                queue.clear()
             self._ready.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _take(self) -> Task | None:
         with self._ready:
-            task = self._urgent.popleft() if self._urgent else self._later.popleft() if self._later else None
-            if task is not None:
-                self._running.add(task)
-            return task
+            for queue in self._queues():
+                if queue:
+                    task = queue.popleft()
+                    self._running.add(task)
+                    return task
+            return None
+
+    def _queues(self) -> tuple[deque[Task], ...]:
+        return self._urgent, self._short, self._long
 
     def _run(self, task: Task) -> None:
         task.run()
@@ -133,7 +143,7 @@ class Workers:
     def _loop(self) -> None:
         while True:
             with self._ready:
-                while not self._urgent and not self._later and not self._closed:
+                while not any(self._queues()) and not self._closed:
                     self._ready.wait()
                 if self._closed:
                     return

@@ -3,7 +3,11 @@
 Every change is one transaction that also appends a name record to a pack. A record holds the whole rows that changed,
 so that the last record of each row, by ``txg``, brings the names back from packs alone:
 
-    {"v": 1, "txg": N, "time": seconds, "changes": [{"dataset": {...}} | {"snapshot": {...}} | {"dropped": [kind, id]}]}
+    {"v": 1, "txg": N, "after": KEY, "time": seconds,
+     "changes": [{"dataset": {...}} | {"snapshot": {...}} | {"dropped": [kind, id]}]}
+
+A crash between the pack's sync and the transaction leaves a record that never held, and its ``txg`` is given again.
+``after`` is the BLAKE3-256 of the record before: what no later record names, and is not the last, did not happen.
 """
 
 import contextlib
@@ -139,7 +143,7 @@ class Catalogue:
     # -- meta -----------------------------------------------------------------------------------------------------
 
     def meta(self, name: str) -> Any:
-        """A value of the pool's own: ``txg``, ``generation``, ``features``."""
+        """A value of the pool's own: ``guid``, ``txg``, ``generation``, ``record`` (key of the last record)."""
         rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))
         return rows[0][0] if rows else None
 
@@ -219,6 +223,8 @@ class Catalogue:
     @contextlib.contextmanager
     def change(self, writer: "StoreWriter") -> Iterator[Change]:
         """One transaction of changes of names, with its record in a pack."""
+        from blake3 import blake3
+
         with writer.commit() as records:
             change = Change(txg=int(self.meta("txg") or 0) + 1, time=int(time.time()))
             yield change
@@ -226,7 +232,9 @@ class Catalogue:
             if change.accounting:
                 self.set_meta("generation", self.generation() + 1)
                 self.database.execute("DELETE FROM figure")
-            records.append(self._record(change))
+            record = self._record(change, self.meta("record"))
+            self.set_meta("record", blake3(record).hexdigest())
+            records.append(record)
 
     def add_dataset(self, change: Change, name: str, properties: dict[str, str]) -> int:
         """A new, empty dataset; its row. Kept figures still hold: it reaches nothing, and what has none kept is 0."""
@@ -321,7 +329,7 @@ class Catalogue:
             "UNION SELECT root FROM snapshot WHERE root IS NOT NULL)"
         )
 
-    def _record(self, change: Change) -> bytes:
+    def _record(self, change: Change, after: str | None) -> bytes:
         changes: list[dict[str, Any]] = []
         properties = self.local_properties() if change.datasets else {}
         for number in sorted(change.datasets):
@@ -362,7 +370,7 @@ class Catalogue:
                 }
             )
         changes += [{"dropped": list(item)} for item in change.dropped]
-        record = {"v": 1, "txg": change.txg, "time": change.time, "changes": changes}
+        record = {"v": 1, "txg": change.txg, "after": after, "time": change.time, "changes": changes}
         return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
     def _key(self, root: int | None) -> str | None:

@@ -45,6 +45,9 @@ class _Verifier:
             self._metadata(b".", self._tree.inode(ROOT_INO), os.fstat(fd))
             self._xattrs(b".", ROOT_INO, b"/proc/self/fd/%d" % fd, follow=True)
             self._directory(b"", fd, ROOT_INO)
+        except DamagedData as error:
+            self._found.append(Difference(b".", f"is damaged: {error}"))
+            return self._found
         finally:
             os.close(fd)
         for identity, (ino, count) in self._links.items():

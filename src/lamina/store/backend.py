@@ -15,6 +15,8 @@ from typing import Protocol
 from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace
 
 _OPEN_FILES = 256
+_MOST_PARTS = 1024
+"""``IOV_MAX`` (limits.h)."""
 
 
 class Appender(Protocol):
@@ -99,11 +101,14 @@ class LocalAppender:
 
     def append(self, parts: Sequence[bytes]) -> None:
         """See ``Appender``."""
-        data = b"".join(parts)
-        view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            for start in range(0, len(parts), _MOST_PARTS):
+                some = parts[start : start + _MOST_PARTS]
+                written = os.writev(self._fd, some)
+                if written < sum(map(len, some)):  # a disk that is nearly full takes a part
+                    view = memoryview(b"".join(some))[written:]
+                    while view:
+                        view = view[os.write(self._fd, view) :]
         except OSError as error:
             raise _translated(error, f"cannot write '{self._path}'") from error
 

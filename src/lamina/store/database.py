@@ -102,12 +102,19 @@ class Database:
             except sqlite3.OperationalError as error:
                 # The last writer takes the log away when it closes and puts an empty one back (see close): a reader
                 # without write permission that comes between the two tries again.
-                if time.monotonic() > deadline:
+                if write or not path.exists():
                     raise _translated(error, path) from error
+                if time.monotonic() > deadline:
+                    raise AccessDenied(
+                        f"cannot open '{path}': permission denied, or its log files are missing: the next command of "
+                        "its owner puts them back"
+                    ) from error
                 time.sleep(0.02)
             except sqlite3.DatabaseError as error:
+                if error.sqlite_errorname != "SQLITE_NOTADB":
+                    raise _translated(error, path) from error
                 raise UnsupportedPool(
-                    f"cannot open '{path}': {error}; it is not a lamina catalogue or is damaged"
+                    f"cannot open '{path}': {error}; it is not a lamina catalogue, or is damaged"
                 ) from None
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
