@@ -51,7 +51,7 @@ class Task:
 
 
 class Workers:
-    """Threads that run tasks: urgent ones (somebody waits for them) first, then short, then long ones, each in order."""
+    """Threads that run tasks: urgent ones (somebody waits) first, then short, then long ones, each in order."""
 
     def __init__(self, threads: int) -> None:
         self._urgent: deque[Task] = deque()

@@ -72,7 +72,11 @@ def import_image(
         stack.enter_context(_switching())
         workers = stack.enter_context(contextlib.closing(Workers(jobs or max(os.cpu_count() or 1, 2))))
         content = ContentWriter(writer, spool, workers, tally, compression, recordsize)
-        root, totals = take(writer, content, spool, workers, tally, _pool_identity(pool))
+        try:
+            root, totals = take(writer, content, spool, workers, tally, _pool_identity(pool))
+        except SourceError as error:
+            prefix = "" if str(error).startswith("cannot import") else f"cannot import '{name}': "
+            raise SourceError(prefix + str(error)) from error
         _commit(pool, writer, dataset, tag, root, totals, tally.inexact)
         report = ImportReport(
             name=name,
