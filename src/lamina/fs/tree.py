@@ -40,6 +40,10 @@ class TreeBuilder:
         """Add the next item."""
         self._add(0, key, value)
 
+    def leaf(self, keys: list[bytes], values: list[bytes]) -> None:
+        """Add a whole leaf that ends by the rule, or is the last. Only where ``is_aligned(0)``."""
+        self._add(1, keys[-1], self._put(pack_node(0, keys, values)))
+
     def graft(self, level: int, last_key: bytes, node: bytes) -> None:
         """Add a whole node of ``level`` that ended by the rule. Only where ``is_aligned(level)``."""
         self._add(level + 1, last_key, node)
@@ -176,8 +180,22 @@ class TreeReader:
 def build(items: Iterable[tuple[bytes, bytes]], put: PutNode) -> tuple[int, bytes]:
     """A tree of ascending items: (height, key of the top node)."""
     builder = TreeBuilder(put)
+    # The loop of ``TreeBuilder.add`` for leaves, spelled out: an import passes hundreds of thousands of items here.
+    least, target, most = _BOUNDS[0]
+    digest = xxhash.xxh3_64_intdigest
+    keys: list[bytes] = []
+    values: list[bytes] = []
+    size = 0
     for key, value in items:
-        builder.add(key, value)
+        keys.append(key)
+        values.append(value)
+        weight = len(key) + len(value) + _ITEM
+        size += weight
+        if size >= least and (size >= most or digest(key, seed=0) < weight * _HASH_RANGE // target):
+            builder.leaf(keys, values)
+            keys, values, size = [], [], 0
+    if keys:
+        builder.leaf(keys, values)
     return builder.finish()
 
 

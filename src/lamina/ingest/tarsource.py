@@ -143,14 +143,14 @@ class _TarImport:
             self._tally.add(1, 0)
 
     def _contents(self, member: tar.Member, ino: int, reader: tar.TarReader) -> None:
+        segments = [(offset, offset + length) for offset, length in member.segments]
         if member.size <= SMALL:
             data = bytearray(member.size)
-            for start, end in member.segments:
+            for start, end in segments:
                 reader.read_into(memoryview(data)[start:end])
             self._content.small(ino, bytes(data))
             return
-        filled = _Filled(reader, member.segments)
-        items, _ = self._content.stream(ino, member.size, member.segments, filled.opened)
+        items, _ = self._content.stream(ino, member.size, segments, _Filled(reader, segments).opened)
         self._spool.add_many(items)
         self._tally.add(1, 0)
 
@@ -264,7 +264,7 @@ def _parts(name: bytes) -> list[bytes]:
 
 
 class _Filled:
-    """A sparse member's bytes in order, with the zeros between its segments."""
+    """A sparse member's bytes in order, with the zeros between its segments, (start, end) each."""
 
     def __init__(self, reader: tar.TarReader, segments: list[tuple[int, int]]) -> None:
         self._reader = reader

@@ -144,11 +144,16 @@ class Coder(threading.local):
         if compressor is None:
             import zstandard
 
-            # zstd adapts its parameters to the length of each object, which is below 1 MiB: so is the window. Fixed
-            # parameters for large inputs took 1.5 % more space here.
-            compressor = self._compressors[level] = zstandard.ZstdCompressor(
-                level=level, write_content_size=True, write_checksum=True
-            )
+            if level == DEFAULT.level:
+                # What zstd takes at this level for large inputs: a quarter faster on GPU code, which is most of what
+                # barely compresses, for 1.3 % more space, than what it would choose for each chunk's length.
+                parameters = zstandard.ZstdCompressionParameters.from_level(
+                    level, window_log=20, write_content_size=True, write_checksum=True
+                )
+                compressor = zstandard.ZstdCompressor(compression_params=parameters)
+            else:
+                compressor = zstandard.ZstdCompressor(level=level, write_content_size=True, write_checksum=True)
+            self._compressors[level] = compressor
         return compressor
 
     def _zstd_decompressor(self) -> "zstandard.ZstdDecompressor":

@@ -48,17 +48,27 @@ class ObjectStore:
         self.coder = Coder()
         self._ahead: dict[bytes, Any] = {}
 
-    def locate(self, keys: Iterable[bytes], *, for_sharing: bool = False) -> dict[bytes, Location]:
-        """Locations of those of ``keys`` that are in the index. ``for_sharing`` passes condemned objects by."""
+    def locate(self, keys: Iterable[bytes]) -> dict[bytes, Location]:
+        """Locations of those of ``keys`` that are in the index."""
         wanted = list(keys)
-        condition = " AND condemned IS NULL" if for_sharing else ""
         found: dict[bytes, Location] = {}
         for start in range(0, len(wanted), _BATCH):
             some: Sequence[bytes] = wanted[start : start + _BATCH]
             marks = ",".join("?" * len(some))
-            for row in self.database.query(f"SELECT {_COLUMNS} FROM object WHERE key IN ({marks}){condition}", some):
+            for row in self.database.query(f"SELECT {_COLUMNS} FROM object WHERE key IN ({marks})", some):
                 location = Location(*row)
                 found[location.key] = location
+        return found
+
+    def ids(self, keys: Sequence[bytes]) -> dict[bytes, int]:
+        """Row numbers of those of ``keys`` that may be shared: in the index and not condemned."""
+        found: dict[bytes, int] = {}
+        for start in range(0, len(keys), _BATCH):
+            some = keys[start : start + _BATCH]
+            marks = ",".join("?" * len(some))
+            found.update(
+                self.database.query(f"SELECT key, id FROM object WHERE key IN ({marks}) AND condemned IS NULL", some)
+            )
         return found
 
     def locate_ids(self, ids: Sequence[int]) -> list[Location]:

@@ -183,12 +183,12 @@ class StoreWriter:
         fresh: set[bytes] = set()
         with self._known:
             ask = [key for key in keys if key not in self._claimed]
-        found = self._store.locate(ask, for_sharing=True) if ask else {}
+        found = self._store.ids(ask) if ask else {}
         with self._known:
             for key in ask:
-                location = found.get(key)
-                if location is not None:
-                    self.reached.add(location.id)
+                number = found.get(key)
+                if number is not None:
+                    self.reached.add(number)
                 elif key not in self._claimed:
                     self._claimed.add(key)
                     fresh.add(key)
