@@ -17,6 +17,7 @@ from lamina.mount.log import Log, default_log_path, printable
 from lamina.mount.namespace import Namespace, Source, open_namespace
 from lamina.mount.options import MountOptions
 from lamina.mount.server import Server
+from lamina.store.memory import keep_freed_memory
 
 _DIRECTORY_MODE = 0o40555
 _SWITCH_SECONDS = 0.0005
@@ -153,6 +154,7 @@ class MountJob:
         gc.freeze()
         gc.set_threshold(100_000, 50, 100)
         sys.setswitchinterval(_SWITCH_SECONDS)
+        keep_freed_memory()
         try:
             server.serve()
         finally:

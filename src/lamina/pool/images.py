@@ -17,12 +17,12 @@ from lamina.fs.types import Totals
 from lamina.fs.view import StoredTree
 from lamina.ingest.content import ContentWriter
 from lamina.ingest.directory import import_directory
-from lamina.ingest.memory import keep_freed_memory
 from lamina.ingest.progress import Progress, Tally
 from lamina.ingest.tarsource import import_tar
 from lamina.ingest.tasks import Workers
 from lamina.pool import files
 from lamina.pool.accounting import Accounting, Sizes
+from lamina.pool.interrupts import CheckedWorkers, Interrupts
 from lamina.pool.names import (
     check_dataset_name,
     check_snapshot_name,
@@ -34,6 +34,7 @@ from lamina.pool.names import (
 from lamina.pool.reports import ImportReport
 from lamina.pool.values import Values
 from lamina.store.codec import parse_compression
+from lamina.store.memory import keep_freed_memory
 from lamina.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -63,6 +64,16 @@ def import_image(
     compression = parse_compression(values.setting(dataset, "compression")[0])
     recordsize = int(values.setting(dataset, "recordsize")[0])
     with contextlib.ExitStack() as stack:
+        interrupts = stack.enter_context(Interrupts())
+
+        def check() -> None:
+            interrupts.check()
+            if not pool._free():
+                raise NoSpace(
+                    f"cannot import '{name}': no space left but what is kept so that destroying can finish; "
+                    "destroy what is not needed, or move the pool to a larger disk"
+                )
+
         take = _opened(source, format, stack)
         writer = stack.enter_context(pool._writer())
         spool = stack.enter_context(contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)))
@@ -70,13 +81,15 @@ def import_image(
         if progress is not None:
             tally.report = _Reporter(progress, writer, source if _is_directory(source) else None).report
         stack.enter_context(_switching())
-        workers = stack.enter_context(contextlib.closing(Workers(jobs or max(os.cpu_count() or 1, 2))))
+        threads = jobs or max(os.cpu_count() or 1, 2)
+        workers = stack.enter_context(contextlib.closing(CheckedWorkers(threads, check)))
         content = ContentWriter(writer, spool, workers, tally, compression, recordsize)
         try:
             root, totals = take(writer, content, spool, workers, tally, _pool_identity(pool))
         except SourceError as error:
             prefix = "" if str(error).startswith("cannot import") else f"cannot import '{name}': "
             raise SourceError(prefix + str(error)) from error
+        check()
         _commit(pool, writer, dataset, tag, root, totals, tally.inexact)
         report = ImportReport(
             name=name,

@@ -15,6 +15,10 @@ from typing import Protocol
 from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace
 
 _OPEN_FILES = 256
+_NEAR = 1 << 20
+_RUN = 4
+_WINDOW = 8 << 20
+"""After ``_RUN`` reads that each lie within ``_NEAR`` bytes of the last one's end, this many bytes are read ahead."""
 _MOST_PARTS = 1024
 """``IOV_MAX`` (limits.h)."""
 
@@ -71,10 +75,27 @@ def _translated(error: OSError, what: str) -> LaminaError:
 class _OpenFile:
     """A descriptor that closes with its last reference: a reader in another thread may still be inside ``pread``."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("_ahead", "_next", "_run", "fd")
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._next = 0
+        self._run = 0
+        self._ahead = 0
+
+    def note(self, offset: int, length: int) -> None:
+        """Have the kernel read ahead of whoever reads objects in the order they lie.
+
+        Its own read-ahead gives up where several threads take turns. Called by any of them: at worst it is asked twice.
+        """
+        if not 0 <= offset - self._next + _NEAR < 2 * _NEAR:
+            self._run = self._ahead = 0
+        self._run += 1
+        self._next = end = offset + length
+        if self._run >= _RUN and self._ahead < end + _WINDOW // 2:
+            start = max(self._ahead, end)
+            self._ahead = end + _WINDOW
+            os.posix_fadvise(self.fd, start, self._ahead - start, os.POSIX_FADV_WILLNEED)
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
@@ -150,6 +171,7 @@ class LocalBackend:
         """See ``Backend``."""
         try:
             file = self._file(name)  # held, so that nobody closes the descriptor meanwhile
+            file.note(offset, length)
             data = os.pread(file.fd, length, offset)
             while len(data) < length:
                 more = os.pread(file.fd, length - len(data), offset + len(data))

@@ -135,14 +135,13 @@ class _Cutter:
             self._in_hole = False
         for start, end in zero_runs(self._buffer, done, filled):
             first = start + -(offset + start) % HOLE_ALIGN
-            # At the end of the file a hole needs no alignment: nothing follows that it could share a block with.
-            last = end if ended and end == filled else end - (offset + end) % HOLE_ALIGN
+            last = end - (offset + end) % HOLE_ALIGN
             if last - first >= HOLE_MIN:
                 self._chunks(done, first, first, offset, out)
                 done = last
                 self._in_hole = end == filled
         if self._in_hole:
-            return done
+            return done  # what is left is less than a block of zeros: at the end of the file, the hole's too
         # Zeros at the end may turn out to be a hole's beginning: no chunk may reach into that yet.
         zeros = self._trailing(done, filled)
         border = filled - zeros + -(offset + filled - zeros) % HOLE_ALIGN if zeros else filled

@@ -19,18 +19,23 @@ class Lease:
     """One process's lease on a pool, held until ``close``."""
 
     def __init__(self, directory: Path, database: Database, generation: int, file_mode: int = 0o600) -> None:
-        self.name = f"{os.getpid()}-{secrets.token_hex(6)}"
-        self._path = directory / self.name
+        self.name: str
+        self._path: Path
         self._database = database
+        self._fd = -1
         try:
-            self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, file_mode)
+            while self._fd < 0 or not self._path.exists():  # swept between its creation and its lock
+                self._release()
+                self.name = f"{os.getpid()}-{secrets.token_hex(6)}"
+                self._path = directory / self.name
+                self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, file_mode)
+                os.fchmod(self._fd, file_mode)
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
         except PermissionError:
             raise AccessDenied(f"cannot write to the pool: permission denied on '{directory}'") from None
         except OSError as error:
             raise NoSpace(f"cannot write to the pool: {error.strerror}") from error
         try:
-            os.fchmod(self._fd, file_mode)
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
             with database.transaction():
                 database.execute(
                     "INSERT INTO lease(name, pid, started, renewed) VALUES (?, ?, ?, ?)",
@@ -81,7 +86,9 @@ def live_leases(directory: Path, database: Database, but: str | None = None) -> 
     To be called inside a transaction.
     """
     alive = []
-    for (name,) in database.query("SELECT name FROM lease"):
+    rows = [name for (name,) in database.query("SELECT name FROM lease")]
+    _sweep_files(directory, {*rows, but})
+    for name in rows:
         if name == but:
             continue
         if is_alive(directory, name):
@@ -91,3 +98,18 @@ def live_leases(directory: Path, database: Database, but: str | None = None) -> 
             database.execute("UPDATE pack SET lease = NULL WHERE lease = ?", (name,))
             (directory / name).unlink(missing_ok=True)
     return alive
+
+
+def _sweep_files(directory: Path, named: set[str | None]) -> None:
+    """Remove the files of processes that died before their lease had a row, or after it had one."""
+    for name in os.listdir(directory):
+        if name in named:
+            continue
+        with contextlib.suppress(OSError):  # another user's, or gone meanwhile
+            descriptor = os.open(directory / name, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                # Locked, as long as it is being made: then this raises, and the file stays.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                (directory / name).unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)

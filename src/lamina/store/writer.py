@@ -109,9 +109,11 @@ class _Flusher:
         if self.failed is not None:
             raise self.failed
 
-    def close(self) -> None:
-        """Finish what is queued (after a failure: drop it) and end the thread."""
+    def close(self, *, drop: bool = False) -> None:
+        """Finish what is queued (after a failure, or if told: drop it) and end the thread."""
         with self._changed:
+            if drop and self.failed is None:
+                self.failed = LaminaError("what was written is taken back")
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
@@ -395,7 +397,7 @@ class StoreWriter:
         happened since this writer began. Else they stay for gc.
         """
         with self._lock:
-            self._flusher.close()
+            self._flusher.close(drop=True)
             if self._appender is not None:
                 self._close_pack()
                 # On a full disk this gives the room that the transaction below needs.
