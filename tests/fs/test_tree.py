@@ -101,6 +101,15 @@ def edit_and_compare(seed: int, count: int, edits: int, most: int, how: str, dee
         assert (height, top) == build(sorted(model.items()), Objects().put)
 
 
+def test_the_shape_of_a_tree_is_golden() -> None:
+    """Where nodes end decides what old and new images share: it may change only with the format's version."""
+    height, top = build(sorted(items_of(9, 60_000, 100).items()), Objects().put)
+    assert (height, top.hex()) == GOLDEN
+
+
+GOLDEN = (1, "8c4b805d75a35c02b8fb5efde6c04c8fa29dc4bba51d9c1ba0ddd55d8e3e6c7d")
+
+
 def test_removing_what_is_not_there_changes_nothing() -> None:
     objects = Objects()
     height, top = build(sorted(items_of(1, 500).items()), objects.put)

@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,10 +19,16 @@ class Child:
     pid: int
     pipe: int
 
-    def result(self) -> Any:
-        """Wait for it; what it returned. Raises its error."""
+    def result(self, timeout: float = 60.0) -> Any:
+        """Wait for it, but not for ever; what it returned. Raises its error."""
         data = b""
-        while part := os.read(self.pipe, 1 << 16):
+        ends = time.monotonic() + timeout
+        while True:
+            if not select.select([self.pipe], [], [], max(ends - time.monotonic(), 0.0))[0]:
+                self.kill()
+                raise TimeoutError(f"the process hangs: it was still there after {timeout} s")
+            if not (part := os.read(self.pipe, 1 << 16)):
+                break
             data += part
         os.close(self.pipe)
         _, status = os.waitpid(self.pid, 0)

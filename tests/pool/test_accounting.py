@@ -10,7 +10,7 @@ from tests.pool.machine import Histories
 from tests.pool.model import ratio
 from tests.pool.trees import Library
 
-EXAMPLES = int(os.environ.get("LAMINA_HISTORIES", "15"))
+EXAMPLES = int(os.environ.get("LAMINA_HISTORIES", "30"))
 
 
 def test_histories(library: Library) -> None:

@@ -19,7 +19,7 @@ from lamina.errors import (
     PropertyError,
     UnsupportedPool,
 )
-from lamina.pool import Pool, pool_names, pool_of
+from lamina.pool import Pool, pool_names, pool_of, registry
 from lamina.pool import files as pool_files
 
 
@@ -133,6 +133,26 @@ def test_a_known_pool_that_is_gone_says_what_to_do(made: Path, place: Path) -> N
     refused(lambda: Pool.create("tank", place / "new"), AlreadyExists, f"remove '{link}' to forget it")
     with Pool.open(place / "elsewhere") as pool:
         assert pool.name == "tank"
+
+
+def test_names_of_roots_pools_are_everybodys(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under umask 077 too; a user's own registry keeps the user's umask."""
+    monkeypatch.delenv("LAMINA_POOLS")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(place / "config"))
+    monkeypatch.setattr(registry, "SYSTEM", place / "etc" / "lamina" / "pools")
+    before = os.umask(0o077)
+    try:
+        for uid, known in ((0, registry.SYSTEM), (1000, place / "config" / "lamina" / "pools")):
+            monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+            registry.add(f"pool{uid}", place)
+            modes = [path.stat().st_mode & 0o777 for path in (known, known.parent)]
+            assert modes == [0o755 if uid == 0 else 0o700] * 2
+            assert registry.find(f"pool{uid}") == place
+        assert pool_names() == ["pool0", "pool1000"]
+        registry.remove("pool1000")
+        assert pool_names() == ["pool0"]
+    finally:
+        os.umask(before)
 
 
 def test_what_is_not_a_pool(place: Path) -> None:

@@ -297,3 +297,14 @@ def test_names_are_escaped_in_refusals(pool: Pool) -> None:
         with pytest.raises(LaminaError) as caught:
             step("tank/\x1b[31m\n")
         assert "\x1b" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_origin_and_its_clone_go_together(filled: Pool) -> None:
+    """In whichever order their names come."""
+    for name, origin in (("tank/a/clone", "tank/images/base@s1"), ("tank/z", "tank/images@s1")):
+        filled.create_dataset(name)
+        found = filled._catalogue.find_snapshot(origin)
+        assert found is not None
+        filled._database.execute("UPDATE dataset SET origin = ? WHERE name = ?", (found.id, name))
+    assert len(filled.destroy("tank", recursive=True).names) == 11
+    assert [entry.name for entry in filled.list(types=("filesystem", "snapshot"))] == ["tank"]

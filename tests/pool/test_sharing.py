@@ -63,7 +63,7 @@ def as_user(uid: int, groups: tuple[int, ...], function: Callable[..., Any], *ar
     return run(act).result()
 
 
-def read_all() -> tuple[list[str], dict[str, object], bytes]:
+def read_all() -> tuple[list[str], dict[str, Any], bytes]:
     """List, get, read a tree: what a member may do."""
     with Pool.open("tank") as pool:
         entries = pool.list(types=("filesystem", "snapshot"))

@@ -1,6 +1,7 @@
 """Chunks and holes: the same bytes give the same, however they arrive."""
 
 import random
+import re
 from itertools import pairwise
 
 import pytest
@@ -116,22 +117,33 @@ def test_chunks_and_holes_are_the_file_whatever_the_buffer(data: bytes, buffer: 
     assert chunks == chunked(data)
 
 
-@given(files, st.lists(st.integers(0, 400_000), max_size=6), st.sampled_from([1, 512, 4096]))
+@given(
+    files, st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), max_size=9), st.sampled_from([1, 512, 4096])
+)
+@example(b"x" * 5000 + bytes(200_000) + b"y", [(50, 80)], 4096)
+@example(bytes(200_000) + b"y", [(0, 50)], 512)
+@example(b"x" + bytes(200_000), [(30, 100)], 1)
 @settings(max_examples=200, deadline=None)
-def test_a_sparse_file_gives_what_a_dense_one_gives(data: bytes, cuts: list[int], block: int) -> None:
-    """Whatever of its zeros a source knows for holes, and in whatever blocks."""
-    spare = sorted({min(cut // block * block, len(data)) for cut in cuts})
+def test_a_sparse_file_gives_what_a_dense_one_gives(data: bytes, known: list[tuple[int, int]], block: int) -> None:
+    """Whatever part of its zeros a source knows for holes, and in whatever blocks."""
     segments: list[tuple[int, int]] = []
     position = 0
-    for start, end in zip(spare[::2], spare[1::2], strict=False):
-        if not data[start:end].strip(b"\0") and end > start:
-            if start > position:
-                segments.append((position, start))
-            position = end
+    for number, (start, end) in enumerate(runs_of_zeros(data)):
+        if number < len(known):
+            first, last = sorted(start + (end - start) * percent // 100 for percent in known[number])
+            first, last = -(-first // block) * block, last if last == len(data) else last // block * block
+            if last > first:
+                if first > position:
+                    segments.append((position, first))
+                position = last
     if len(data) > position:
         segments.append((position, len(data)))
     assert chunked(data, segments) == chunked(data)
     assert chunked(data, known_holes(data, block)) == chunked(data)
+
+
+def runs_of_zeros(data: bytes) -> list[tuple[int, int]]:
+    return [found.span() for found in re.finditer(rb"\0+", data)]
 
 
 def known_holes(data: bytes, block: int) -> list[tuple[int, int]]:

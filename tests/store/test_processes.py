@@ -1,5 +1,6 @@
 """Several processes at one store, some of which die."""
 
+import fcntl
 import os
 import random
 import signal
@@ -145,22 +146,40 @@ def test_abort_beside_a_live_process_leaves_rows(tmp_path: Path, monkeypatch: py
         mine.close()
 
     pid = forked(other)
-    os.read(reading, 1)
-    writer = shop.writer()
-    key = writer.put(noise(1), Kind.CHUNK)
-    writer.abort()
-    assert set(shop.rows()) == {key}
-    with shop.database.transaction():
-        assert len(live_leases(path / "leases", shop.database)) == 1
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    try:
+        os.read(reading, 1)
+        writer = shop.writer()
+        key = writer.put(noise(1), Kind.CHUNK)
+        writer._flusher.wait()
+        writer.abort()
+        assert set(shop.rows()) == {key}
+        with shop.database.transaction():
+            assert len(live_leases(path / "leases", shop.database)) == 1
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for descriptor in (reading, writing, done, finish):
+            os.close(descriptor)
     writer = shop.writer()
     other_key = writer.put(noise(2), Kind.CHUNK)
+    writer._flusher.wait()
     writer.abort()
     assert set(shop.rows()) == {key}, f"{other_key.hex()} could go: the other is dead"
     assert shop.check() == 1
-    for descriptor in (reading, writing, done, finish):
-        os.close(descriptor)
+    shop.close()
+
+
+def test_an_abort_does_not_wait_for_what_is_queued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lamina.store.writer._FLUSH_ROWS", 1)
+    shop = Shop(tmp_path / "shop")
+    writer = shop.writer()
+    synced = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: time.sleep(0.2) or synced.append(fd))
+    for number in range(4):
+        writer.put(noise(number), Kind.CHUNK, PLAIN)
+    writer.abort()
+    assert len(synced) < 4
+    assert (shop.rows(), shop.packs(), shop.leases()) == ({}, {}, [])
     shop.close()
 
 
@@ -303,4 +322,43 @@ def test_a_disk_that_is_full_for_the_catalogue(small_disk: Callable[[int], Path]
     filler.unlink()
     shop.put(noise(2))
     assert shop.check() == 2
+    shop.close()
+
+
+# -- leases ---------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_leases_that_never_had_a_row_are_swept(tmp_path: Path) -> None:
+    """A process may die between making the file and the row."""
+    shop = Shop(tmp_path / "shop")
+    (shop.path / "leases" / "123-stray").touch()
+    shop.put(noise(1))
+    assert shop.leases() == []
+    shop.close()
+
+
+def test_a_lease_that_is_swept_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would count as dead while its process lives."""
+    shop = Shop(tmp_path / "shop")
+    other = Shop(tmp_path / "shop")
+    real = fcntl.flock
+    swept: list[str] = []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not swept:
+            swept.extend(shop.leases())
+            with other.database.transaction():
+                live_leases(shop.path / "leases", other.database)
+            assert shop.leases() == []
+        real(descriptor, operation)
+
+    monkeypatch.setattr("lamina.store.lease.fcntl.flock", flock)
+    lease = Lease(shop.path / "leases", shop.database, 0)
+    assert len(swept) == 1 and lease.name not in swept
+    assert is_alive(shop.path / "leases", lease.name)
+    with other.database.transaction():
+        assert live_leases(shop.path / "leases", other.database) == [lease.name]
+    lease.close()
+    assert shop.leases() == []
+    other.close()
     shop.close()

@@ -241,6 +241,16 @@ def fails(number: int) -> None:
     raise OSError(number, os.strerror(number))
 
 
+def test_a_disk_that_takes_a_part_of_a_write(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", lambda fd, parts: real(fd, b"".join(parts)[:77]))
+        patch.setattr(os, "write", lambda fd, data: real(fd, data[:991]))
+        patch.setattr("lamina.store.backend._MOST_PARTS", 7)
+        keys = committed(shop, *(noise(n) for n in range(40)))
+    assert shop.check() == len(keys) == 40
+
+
 # -- taking back ----------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +261,7 @@ def flushed(shop: Shop, monkeypatch: pytest.MonkeyPatch, start: int, count: int 
     writer = shop.writer()
     for number in range(start, start + count):
         writer.put(noise(number), Kind.CHUNK)
+    writer._flusher.wait()
     return writer
 
 
@@ -452,6 +463,7 @@ def test_an_abort_keeps_a_condemned_object_that_it_moved(shop: Shop, monkeypatch
     writer = shop.writer()
     writer.put(noise(1), Kind.CHUNK)
     writer.put(noise(2), Kind.CHUNK)
+    writer._flusher.wait()
     writer.abort()
     assert set(shop.rows()) == {one}
     assert shop.check() == 1
