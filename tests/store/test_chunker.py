@@ -33,11 +33,16 @@ def reader(data: bytes, start: int, end: int, most: int) -> ReadInto:
 
 
 def chunked(
-    data: bytes, segments: list[tuple[int, int]] | None = None, *, buffer: int = BUFFER, most: int = 1 << 30
+    data: bytes,
+    segments: list[tuple[int, int]] | None = None,
+    *,
+    buffer: int = BUFFER,
+    most: int = 1 << 30,
+    record: int = RECORD,
 ) -> Chunks:
     """As ``ContentWriter.stream`` cuts a file whose data lies in ``segments``, by default all of it."""
     found: Chunks = []
-    chunker = make_chunker(RECORD)
+    chunker = make_chunker(record)
     store = bytearray(buffer)
     for start, end in data_parts([(0, len(data))] if segments is None else segments, len(data)):
         parts = chunks_of(
@@ -160,6 +165,21 @@ def known_holes(data: bytes, block: int) -> list[tuple[int, int]]:
             else:
                 segments.append((start, start + len(piece)))
     return segments
+
+
+@pytest.mark.parametrize("zeros", [50_000, 67_000, 140_000])
+def test_a_run_of_zeros_across_the_end_of_a_buffer(zeros: int) -> None:
+    """Wherever it is cut: chunks of the largest size could end within it before it is known for a hole."""
+    buffer = 150_000
+    for before in range(buffer - 75_000, buffer, 3001):
+        data = noise_of(before) + bytes(zeros) + noise_of(20_000)
+        chunks = chunked(data, buffer=buffer, record=4096)
+        assert chunks == chunked(data, record=4096)
+        assert gaps(chunks, len(data)) == holes_by_the_rule(data)
+
+
+def noise_of(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
 
 
 def test_cut_points_are_golden() -> None:

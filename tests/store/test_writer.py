@@ -321,6 +321,18 @@ def test_abort_after_an_own_commit_keeps_what_was_named(shop: Shop) -> None:
     assert shop.check() == 1
 
 
+def test_abort_after_an_own_commit_of_names_alone_keeps_them(shop: Shop) -> None:
+    """As setting a property is: nothing in the index refers to the pack then."""
+    writer = shop.writer()
+    with writer.commit() as names:
+        names.append(b'{"v": 1}')
+    writer.put(noise(2), Kind.CHUNK)
+    writer._flush()
+    writer.abort()
+    assert sum(record.kind == Kind.NAMES for record in shop.scanned().values()) == 1
+    assert shop.check() == 0
+
+
 def test_no_descriptor_is_left(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.backend.close()
     before = len(os.listdir("/proc/self/fd"))

@@ -33,6 +33,8 @@ from lamina.store.record import (
 
 _BUFFER = 4 << 20
 _FLUSH_ROWS = 8192
+_FLUSH_BYTES = 64 << 20
+"""A batch is made durable after this many rows or bytes: the disk is kept busy, and little is left for the end."""
 _BIG_BUFFER = 16384
 _MOST_BATCHES = 3
 
@@ -169,6 +171,7 @@ class StoreWriter:
         """Bytes of the packs written to that rows may name."""
         self._buffer: list[bytes] = []
         self._buffered = 0
+        self._unflushed = 0
         self._rows: list[_Row] = []
         self._claimed: set[bytes] = set()
         self._failed: LaminaError | None = None
@@ -217,7 +220,7 @@ class StoreWriter:
                 if self._appender is None or self._size + len(item.payload) > PACK_TARGET:
                     self._next_pack()
                 self._append(item)
-            if len(self._rows) >= _FLUSH_ROWS:
+            if len(self._rows) >= _FLUSH_ROWS or self._unflushed >= _FLUSH_BYTES:
                 self._flusher.put(self._batch(seal=False))
 
     @contextlib.contextmanager
@@ -254,6 +257,7 @@ class StoreWriter:
         if self._buffer:
             assert self._appender is not None
             self._appender.append(self._buffer)
+            self._unflushed += self._buffered
             self._buffer = []
             self._buffered = 0
 
@@ -295,6 +299,7 @@ class StoreWriter:
             self._buffer.append(bytes(padding))
             self._size += padding
         self._drain()
+        self._unflushed = 0
         rows, self._rows = self._rows, []
         return _Batch(self._appender, self._pack, self._size, rows, seal)
 
