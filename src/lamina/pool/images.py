@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyroaring import BitMap64
 
@@ -74,7 +74,7 @@ def import_image(
                     "destroy what is not needed, or move the pool to a larger disk"
                 )
 
-        take = _opened(source, format, stack)
+        take = _opened(source, format, stack, interrupts)
         writer = stack.enter_context(pool._writer())
         spool = stack.enter_context(contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)))
         tally = Tally()
@@ -123,7 +123,7 @@ _Take = Callable[
 ]
 
 
-def _opened(source: str | Path | BinaryIO, format: str, stack: contextlib.ExitStack) -> _Take:
+def _opened(source: str | Path | BinaryIO, format: str, stack: contextlib.ExitStack, interrupts: Interrupts) -> _Take:
     """The import function for a source, which is opened and closed with ``stack``."""
     if isinstance(source, (str, Path)):
         path = Path(source)
@@ -141,7 +141,8 @@ def _opened(source: str | Path | BinaryIO, format: str, stack: contextlib.ExitSt
             raise SourceError(f"cannot import '{shown}': {error.strerror}") from None
     else:
         stream = source
-    return lambda writer, content, spool, workers, tally, _: import_tar(stream, writer, content, spool, workers, tally)
+    waiting: Any = interrupts.stream(stream)
+    return lambda writer, content, spool, workers, tally, _: import_tar(waiting, writer, content, spool, workers, tally)
 
 
 def _is_directory(source: str | Path | BinaryIO) -> bool:

@@ -6,11 +6,12 @@ nobody ends before the import is taken back. So the signal is only noted, and ra
 for.
 """
 
+import io
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from lamina.ingest.tasks import Task, Workers
 
@@ -21,11 +22,25 @@ class Interrupts:
     def __init__(self) -> None:
         self._pending = False
         self._before: Any = None
+        self._waiting = False
 
     def check(self) -> None:
         """Raise ``KeyboardInterrupt`` if one was noted."""
         if self._pending:
             raise KeyboardInterrupt
+
+    def stream(self, source: BinaryIO) -> "WaitingStream":
+        """``source``, to be read by the main thread: an interrupt is raised at once while a read waits for bytes."""
+        return WaitingStream(source, self)
+
+    def waiting(self, read: Callable[[Any], int | None], view: Any) -> int:
+        """Call ``read(view)``. Nothing is held then, and the bytes may never come."""
+        self._waiting = True
+        try:
+            self.check()
+            return read(view) or 0
+        finally:
+            self._waiting = False
 
     def __enter__(self) -> "Interrupts":
         in_charge = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -42,9 +57,25 @@ class Interrupts:
                 self.check()  # too late for this import, not for what its caller does next
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._pending:
+        if self._pending or self._waiting:
             raise KeyboardInterrupt
         self._pending = True
+
+
+class WaitingStream(io.RawIOBase):
+    """See ``Interrupts.stream``."""
+
+    def __init__(self, source: BinaryIO, interrupts: Interrupts) -> None:
+        self._read: Callable[[Any], int | None] = getattr(source, "readinto1", None) or source.readinto  # type: ignore[attr-defined]
+        self._interrupts = interrupts
+
+    def readable(self) -> bool:
+        """See ``io.RawIOBase``."""
+        return True
+
+    def readinto(self, view: Any) -> int:
+        """See ``io.RawIOBase``."""
+        return self._interrupts.waiting(self._read, view)
 
 
 class CheckedWorkers(Workers):
