@@ -1,6 +1,7 @@
 """A store without a pool around it: database, packs and leases in a directory."""
 
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,7 @@ def in_child(function: Callable[[], object], uid: int | None = None) -> str:
     if pid == 0:
         try:
             os.close(reading)
+            signal.alarm(120)  # rather than wait for ever
             if uid is not None:
                 os.setgroups([])
                 os.setgid(uid)
