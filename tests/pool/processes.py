@@ -74,6 +74,8 @@ def run(function: Callable[..., Any], *arguments: Any, ready: bool = False) -> C
         try:
             outcome = ("value", function(*first, *arguments))
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                error = RuntimeError("interrupted")  # raised where its result is asked for, it would end all tests
             error.add_note(traceback.format_exc())
             outcome = ("error", error)
         data = pickle.dumps(outcome)

@@ -96,11 +96,16 @@ def import_directory(
     Directories of ``exclude`` (device, inode) are left out. Files that vanish or keep changing while they are read are
     left out and named in ``tally.problems``. Raises ``SourceError`` where something cannot be read.
     """
+    allow_deep_trees()
+    return _DirectoryImport(writer, content, spool, workers, tally, exclude).run(root)
+
+
+def allow_deep_trees() -> None:
+    """Lift the limit of open files as far as this process may: a walk holds a descriptor for each level of depth."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:  # a descriptor a level of depth
+    if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return _DirectoryImport(writer, content, spool, workers, tally, exclude).run(root)
 
 
 class _DirectoryImport:

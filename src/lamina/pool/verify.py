@@ -3,16 +3,20 @@
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from lamina.errors import DamagedData, NotFound, SourceError
 from lamina.fs.types import ROOT_INO, Inode
 from lamina.fs.view import TreeView
+from lamina.ingest.directory import allow_deep_trees
 from lamina.ingest.progress import Progress
 from lamina.pool.reports import Difference
 
 _READ = 4 << 20
+
+Level = Generator[tuple[bytes, bytes, int, int], None, None]
+"""(path, name, descriptor of the parent, inode number) of directories."""
 
 
 def verify_tree(tree: TreeView, against: Path, progress: Callable[[Progress], None] | None = None) -> list[Difference]:
@@ -44,7 +48,7 @@ class _Verifier:
         try:
             self._metadata(b".", self._tree.inode(ROOT_INO), os.fstat(fd))
             self._xattrs(b".", ROOT_INO, b"/proc/self/fd/%d" % fd, follow=True)
-            self._directory(b"", fd, ROOT_INO)
+            self._walk(b"", fd, ROOT_INO)
         except DamagedData as error:
             self._found.append(Difference(b".", f"is damaged: {error}"))
             return self._found
@@ -58,7 +62,38 @@ class _Verifier:
         self._report(True)
         return self._found
 
-    def _directory(self, path: bytes, fd: int, ino: int) -> None:
+    def _walk(self, path: bytes, fd: int, ino: int) -> None:
+        """Compare a directory and all below it, without recursion: trees may be deeper than Python's stack."""
+        allow_deep_trees()
+        levels = [self._directory(path, fd, ino)]
+        try:
+            while levels:
+                below = next(levels[-1], None)
+                if below is not None:
+                    levels.append(self._below(*below))
+                else:
+                    levels.pop()
+        finally:
+            for level in reversed(levels):
+                level.close()
+
+    def _below(self, where: bytes, name: bytes, parent: int, ino: int) -> Level:
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        except OSError as error:
+            self._found.append(Difference(where, f"cannot be read: {error.strerror}"))
+            return
+        try:
+            yield from self._directory(where + b"/", fd, ino)
+        except DamagedData as error:
+            self._found.append(Difference(where, f"is damaged: {error}"))
+        except OSError as error:
+            self._found.append(Difference(where, f"cannot be read: {error.strerror}"))
+        finally:
+            os.close(fd)
+
+    def _directory(self, path: bytes, fd: int, ino: int) -> Level:
+        """Compare what lies in a directory; gives the directories in it, to be compared before it goes on."""
         mine = {entry.name: entry for entry in self._tree.readdir(ino)}
         theirs = {os.fsencode(name) for name in os.listdir(fd)}
         for name in sorted(theirs - mine.keys()):
@@ -69,32 +104,30 @@ class _Verifier:
                 self._found.append(Difference(where, "is only in the snapshot"))
                 continue
             try:
-                self._entry(where, name, fd, mine[name].ino)
+                if self._entry(where, name, fd, mine[name].ino):
+                    yield where, name, fd, mine[name].ino
             except DamagedData as error:
                 self._found.append(Difference(where, f"is damaged: {error}"))
             except OSError as error:
                 self._found.append(Difference(where, f"cannot be read: {error.strerror}"))
 
-    def _entry(self, where: bytes, name: bytes, parent: int, ino: int) -> None:
+    def _entry(self, where: bytes, name: bytes, parent: int, ino: int) -> bool:
+        """Compare one entry; whether it is a directory to go down into."""
         inode = self._tree.inode(ino)
         status = os.stat(name, dir_fd=parent, follow_symlinks=False)
         if not self._metadata(where, inode, status):
-            return
+            return False
         self._xattrs(where, ino, b"/proc/self/fd/%d/%s" % (parent, name), follow=False)
         mode_type = stat.S_IFMT(inode.mode)
         if mode_type == stat.S_IFDIR:
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-            try:
-                self._directory(where + b"/", fd, ino)
-            finally:
-                os.close(fd)
-            return
+            return True
         self._files += 1
         self._link(where, ino, status)
         if mode_type == stat.S_IFLNK and self._tree.readlink(ino) != os.readlink(name, dir_fd=parent):
             self._found.append(Difference(where, "is a symbolic link to something else"))
         elif mode_type == stat.S_IFREG and inode.size:
             self._contents(where, name, parent, inode)
+        return False
 
     def _metadata(self, where: bytes, inode: Inode, status: os.stat_result) -> bool:
         """Compare; whether the types agree, so that going on makes sense."""
