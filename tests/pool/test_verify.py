@@ -2,16 +2,25 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from lamina.pool import Pool
 
 DEPTH = 1200
 
 
-def test_a_very_deep_tree(place: Path) -> None:
-    root = place / "deep"
-    root.mkdir()
+@pytest.fixture
+def root(place: Path) -> Iterator[Path]:
+    """A directory that is gone after the test, come what may: the cleaning of temporary directories recurses."""
+    (place / "deep").mkdir()
+    yield place / "deep"
+    subprocess.run(["rm", "-rf", str(place / "deep")], check=True)
+
+
+def test_a_very_deep_tree(place: Path, root: Path) -> None:
     directory = os.open(root, os.O_RDONLY)
     for _ in range(DEPTH):
         os.mkdir("level", dir_fd=directory)
@@ -30,4 +39,3 @@ def test_a_very_deep_tree(place: Path) -> None:
     path = b"level/" * DEPTH + b"file"
     assert {difference.path for difference in found} == {path}
     assert "contents differ between 0 and 1" in [difference.what for difference in found]
-    subprocess.run(["rm", "-rf", str(root)], check=True)  # shutil.rmtree recurses
