@@ -118,7 +118,6 @@ def fill_up_and_go_on(disk: Disk, small: Source, large: Source, room: int) -> No
         assert not pool.verify("tank/new/i@2", large.path)
 
 
-@pytest.mark.xfail(reason="the catalogue's log files hold no room yet (store.database.put_back_logs)")
 def test_a_disk_that_others_have_filled(disk: Disk, small: Source) -> None:
     """Nothing is left at all: what is there can be read, and destroyed."""
     disk.mount(8 << 20)

@@ -190,16 +190,22 @@ class Database:
         self.close()
 
 
+LOG_RESERVE = {"-wal": 1 << 20, "-shm": 32 << 10}
+"""Bytes that the log files hold while nobody has the database open: on a full disk it can still be read, which needs
+the second, and names destroyed. Zeros are no valid log: SQLite takes them for an empty one."""
+
+
 def put_back_logs(path: Path) -> None:
-    """Create empty ``-wal`` and ``-shm`` files beside a database where they are missing, with its permissions."""
+    """Create ``-wal`` and ``-shm`` files of zeros beside a database where they are missing, with its permissions."""
     status = path.stat()
-    for suffix in ("-wal", "-shm"):
+    for suffix, size in LOG_RESERVE.items():
         with contextlib.suppress(OSError):
             descriptor = os.open(f"{path}{suffix}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
             try:
                 if os.geteuid() == 0:
                     os.fchown(descriptor, status.st_uid, status.st_gid)
                 os.fchmod(descriptor, status.st_mode & 0o777)
+                os.posix_fallocate(descriptor, 0, size)
             finally:
                 os.close(descriptor)
 
