@@ -116,8 +116,8 @@ def test_killed_imports(place: Path, library: Library, many_packs: None) -> None
             if number % 10 == 0 or number == KILLS - 1:
                 compare_with_catalogue(pool, crashed=True)
                 check_all(pool)
-    # The moments were spread over the whole import, so many fell into it.
-    assert broken_off > KILLS / 8, (broken_off, done, span)
+    # The moments were spread over the whole import, so most fell into it.
+    assert broken_off > KILLS / 2, (broken_off, done, span)
 
 
 def test_a_writer_killed_beside_another(place: Path, library: Library, many_packs: None) -> None:
