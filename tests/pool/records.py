@@ -17,45 +17,53 @@ class Names:
 
     datasets: dict[int, dict[str, Any]] = field(default_factory=dict)
     snapshots: dict[int, dict[str, Any]] = field(default_factory=dict)
+    bookmarks: dict[int, dict[str, Any]] = field(default_factory=dict)
     txg: int = 0
 
 
-def records(pool: Pool) -> list[dict[str, Any]]:
-    """Every record of names that holds, by ``txg``; packs are read and nothing else."""
+def records(pool: Pool, before: int | None = None) -> list[dict[str, Any]]:
+    """Every part of a record of names that holds, in order; packs are read and nothing else.
+
+    Those from the txg ``before`` on are left out.
+    """
     coder = Coder()
-    found: dict[int, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for path in sorted((pool.path / "packs").iterdir()):
         data = path.read_bytes()
         for record in scan_pack(data, pool.guid) if data else ():
             if record.kind == Kind.NAMES:
                 payload = data[record.offset : record.offset + record.stored]
-                change = json.loads(coder.decode(record.codec, payload, record.decoded))
-                found.setdefault(change["txg"], {})[record.key.hex()] = change
+                part = json.loads(coder.decode(record.codec, payload, record.decoded))
+                assert (part["v"], part["pool"]) == (2, pool.guid)
+                if before is None or part["txg"] < before:
+                    found[record.key.hex()] = part
+    # Of several of one number, the last written is the one that happened.
+    key: str | None = max(found, key=lambda one: (found[one]["txg"], found[one]["time"], found[one]["part"][0]))
     chain: list[dict[str, Any]] = []
-    for txg in range(max(found), 0, -1):
-        # Of several of one number, the one that the next names is the one that happened.
-        after = chain[-1]["after"] if chain else max(found[txg], key=lambda key: int(found[txg][key]["time"]))
-        chain.append(found[txg][after])
-    assert chain[-1]["after"] is None
+    while key is not None:
+        chain.append(found[key])
+        if chain[-1]["full"] and chain[-1]["part"][0] == 0:
+            break
+        key = chain[-1]["after"]
     return chain[::-1]
 
 
 def from_packs(pool: Pool, before: int | None = None) -> Names:
     """Names by the records; those from ``before`` on left out."""
     names = Names()
-    for change in records(pool):
-        if change["txg"] == before:
-            break
-        assert (change["v"], change["txg"]) == (1, names.txg + 1)
-        names.txg = change["txg"]
-        for item in change["changes"]:
-            if "dataset" in item:
-                names.datasets[item["dataset"]["id"]] = item["dataset"]
-            elif "snapshot" in item:
-                names.snapshots[item["snapshot"]["id"]] = item["snapshot"]
-            else:
-                kind, number = item["dropped"]
-                del (names.datasets if kind == "dataset" else names.snapshots)[number]
+    chain = records(pool, before)
+    tables = {"dataset": names.datasets, "snapshot": names.snapshots, "bookmark": names.bookmarks}
+    for at, part in enumerate(chain):
+        number, count = part["part"]
+        assert number == 0 or chain[at - 1]["part"] == [number - 1, count]
+        assert names.txg == 0 or part["txg"] == names.txg + (number == 0 and not part["full"])
+        names.txg = part["txg"]
+        for item in part["changes"]:
+            ((kind, row),) = item.items()
+            if kind == "dropped":
+                del tables[row[0]][row[1]]
+            elif kind != "history":
+                tables[kind][row["id"]] = row
     return names
 
 
@@ -76,7 +84,11 @@ def from_catalogue(pool: Pool) -> Names:
         for row in rows("SELECT * FROM snapshot"):
             local = rows(f"SELECT name, value FROM snapshot_property WHERE snapshot = {row['id']}")
             properties = {one["name"]: one["value"] for one in local}
-            names.snapshots[row["id"]] = row | {"root": keys[row["root"]], "properties": properties}
+            holds = {one["tag"]: one["creation"] for one in rows(f"SELECT * FROM hold WHERE snapshot = {row['id']}")}
+            more = {"root": keys[row["root"]], "properties": properties, "holds": holds}
+            names.snapshots[row["id"]] = row | more
+        for row in rows("SELECT * FROM bookmark"):
+            names.bookmarks[row["id"]] = row
     return names
 
 
@@ -87,3 +99,4 @@ def compare_with_catalogue(pool: Pool, crashed: bool = False) -> None:
     assert told.txg == kept.txg
     assert told.datasets == kept.datasets
     assert told.snapshots == kept.snapshots
+    assert told.bookmarks == kept.bookmarks

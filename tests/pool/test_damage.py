@@ -85,9 +85,11 @@ def test_a_missing_pack(image: Pool, source: Source) -> None:
 def test_a_damaged_tree(image: Pool, source: Source) -> None:
     tree = image.tree("tank/i@1")
     top = image.store.locate([next(key for key, _ in tree.reader.nodes())])  # type: ignore[attr-defined]
-    for location in top.values():
-        with open(image.path / "packs" / f"{location.pack:08d}.pack", "r+b") as pack:
-            pack.seek(location.offset)
+    (location,) = top.values()
+    for place in (location, *image.store.copies(location)):
+        assert image.verify("tank/i@1", source.path) == []  # as long as one copy is good
+        with open(image.path / "packs" / f"{place.pack:08d}.pack", "r+b") as pack:
+            pack.seek(place.offset)
             pack.write(b"\xff" * 8)
     differences = image.verify("tank/i@1", source.path)
     assert [difference.path for difference in differences] == [b"."]

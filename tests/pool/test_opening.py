@@ -219,7 +219,7 @@ def test_a_damaged_catalogue(made: Path, content: bytes) -> None:
 def test_a_newer_catalogue_is_refused(made: Path) -> None:
     with closing(sqlite3.connect(made / "catalogue.db")) as database:
         database.execute("PRAGMA user_version = 9")
-    refused(lambda: Pool.open("tank"), UnsupportedPool, "version 9, this lamina knows up to 1; use a newer lamina")
+    refused(lambda: Pool.open("tank"), UnsupportedPool, "version 9, this lamina knows up to 2; use a newer lamina")
 
 
 def test_opened_for_reading_does_not_write(made: Path) -> None:

@@ -28,6 +28,7 @@ class Shop:
         self.path = path
         self.mode = mode
         self.generation = 0
+        self.epoch = 0
         if not (path / "catalogue.db").exists():
             (path / "packs").mkdir(parents=True)
             (path / "leases").mkdir()
@@ -37,8 +38,9 @@ class Shop:
         self.backend = LocalBackend(path / "packs", mode)
         self.store = ObjectStore(self.database, self.backend)
 
-    def writer(self) -> StoreWriter:
-        return StoreWriter(self.store, self.path / "leases", GUID, lambda: self.generation, self.mode)
+    def writer(self, copies: int = 1, node_copies: int = 1) -> StoreWriter:
+        generation, epoch = (lambda: self.generation), (lambda: self.epoch)
+        return StoreWriter(self.store, self.path / "leases", GUID, generation, epoch, self.mode, copies, node_copies)
 
     def put(self, data: Buffer, compression: Compression | None = None, kind: int = 1) -> bytes:
         """Store one object and commit it."""
@@ -50,7 +52,8 @@ class Shop:
         return key
 
     def rows(self) -> dict[bytes, Location]:
-        found = self.database.query("SELECT key FROM object")
+        """Of all objects but name records."""
+        found = self.database.query("SELECT key FROM object WHERE kind != 4")
         return self.store.locate([key for (key,) in found])
 
     def packs(self) -> dict[int, tuple[str, int, str | None]]:

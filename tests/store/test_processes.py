@@ -48,7 +48,7 @@ def fill(path: Path, seed: int, count: int) -> None:
     for number in numbers:
         writer.put(noise(number), Kind.CHUNK, PLAIN)
     with writer.commit() as names:
-        names.append(b'{"v": 1}')
+        names([b'{"v": 1}'])
     assert len(writer.reached) == count
     assert {row.id for row in shop.rows().values()} >= set(writer.reached)
     writer.close()
@@ -139,7 +139,7 @@ def test_abort_beside_a_live_process_leaves_rows(tmp_path: Path, monkeypatch: py
 
     def other() -> None:
         mine = Shop(path)
-        lease = Lease(path / "leases", mine.database, 0)
+        lease = Lease(path / "leases", mine.database, lambda: 0)
         os.write(writing, b"x")
         os.read(done, 1)
         lease.close()
@@ -353,11 +353,11 @@ def test_a_lease_that_is_swept_while_it_is_made_is_made_again(tmp_path: Path, mo
         real(descriptor, operation)
 
     monkeypatch.setattr("lamina.store.lease.fcntl.flock", flock)
-    lease = Lease(shop.path / "leases", shop.database, 0)
+    lease = Lease(shop.path / "leases", shop.database, lambda: 0)
     assert len(swept) == 1 and lease.name not in swept
     assert is_alive(shop.path / "leases", lease.name)
     with other.database.transaction():
-        assert live_leases(shop.path / "leases", other.database) == [lease.name]
+        assert [row.name for row in live_leases(shop.path / "leases", other.database)] == [lease.name]
     lease.close()
     assert shop.leases() == []
     other.close()

@@ -177,7 +177,7 @@ def test_sealed_packs_are_whole_blocks(shop: Shop, monkeypatch: pytest.MonkeyPat
     for _ in range(40):
         writer.put(rng.randbytes(rng.randrange(1, 9000)), Kind.CHUNK)
     with writer.commit() as names:
-        names.append(b'{"v": 1}')
+        names([b'{"v": 1}'])
     writer.close()
     packs = shop.packs()
     assert [state for state, _, _ in packs.values()].count("sealed") == len(packs) - 1 >= 2

@@ -26,7 +26,7 @@ def committed(shop: Shop, *objects: bytes) -> list[bytes]:
     writer = shop.writer()
     keys = [writer.put(data, Kind.CHUNK) for data in objects]
     with writer.commit() as names:
-        names.append(b'{"v": 1}')
+        names([b'{"v": 1}'])
     writer.close()
     return keys
 
@@ -161,10 +161,10 @@ def test_rows_are_committed_after_their_bytes_are_synced(shop: Shop, monkeypatch
     writer.put(noise(1), Kind.CHUNK)
     with writer.commit() as names:
         log.append(("body", None))
-        names.append(b'{"v": 1}')
+        names([b'{"v": 1}'])
     writer.close()
     events = [name for name, _ in log]
-    assert events == ["append", "sync", "rows", "size", "body", "append", "sync", "size"]
+    assert events == ["append", "sync", "rows", "size", "body", "append", "sync", "rows", "size"]
 
 
 def test_a_commit_that_fails_names_nothing(shop: Shop) -> None:
@@ -173,7 +173,7 @@ def test_a_commit_that_fails_names_nothing(shop: Shop) -> None:
     writer = shop.writer()
     writer.put(noise(2), Kind.CHUNK)
     with pytest.raises(ZeroDivisionError), writer.commit() as names:
-        names.append(b'{"v": 1}')
+        names([b'{"v": 1}'])
         shop.database.execute("INSERT INTO pack(state, size) VALUES ('sealed', 4096)")
         raise ZeroDivisionError
     assert len(shop.packs()) == len(before)
@@ -181,7 +181,7 @@ def test_a_commit_that_fails_names_nothing(shop: Shop) -> None:
     # The writer can go on.
     writer.put(noise(3), Kind.CHUNK)
     with writer.commit() as names:
-        names.append(b'{"v": 2}')
+        names([b'{"v": 2}'])
     writer.close()
     assert shop.check() == 3
 
@@ -192,10 +192,10 @@ def test_a_name_record_does_not_end_a_pack(shop: Shop, monkeypatch: pytest.Monke
     writer = shop.writer()
     writer.put(noise(1, 9000), Kind.CHUNK)
     with pytest.raises(ZeroDivisionError), writer.commit() as names:
-        names.append(noise(2, 5000))
+        names([noise(2, 5000)])
         raise ZeroDivisionError
     with writer.commit() as names:
-        names.append(noise(2, 5000))
+        names([noise(2, 5000)])
     writer.close()
     assert shop.check() == 1
     assert set(shop.backend.list()) == {f"{number:08d}.pack" for number in shop.packs()}
@@ -206,9 +206,9 @@ def test_after_an_error_half_way_nothing_more_is_named(shop: Shop, monkeypatch: 
     monkeypatch.setattr("lamina.store.writer._BUFFER", 1)
     writer = shop.writer()
     writer.put(noise(1), Kind.CHUNK)
-    real = os.writev
+    real = os.pwritev
     with monkeypatch.context() as patch:
-        patch.setattr(os, "writev", lambda fd, parts: real(fd, [parts[0][:10]]) and broken())
+        patch.setattr(os, "pwritev", lambda fd, parts, at: real(fd, [parts[0][:10]], at) and broken())
         with pytest.raises(KeyboardInterrupt):
             writer.put(noise(2), Kind.CHUNK)
     with pytest.raises(LaminaError, match="broken off"):
@@ -313,7 +313,7 @@ def test_abort_after_an_own_commit_keeps_what_was_named(shop: Shop) -> None:
     writer = shop.writer()
     key = writer.put(noise(1), Kind.CHUNK)
     with writer.commit() as names:
-        names.append(b'{"v": 1}')
+        names([b'{"v": 1}'])
     writer.put(noise(2), Kind.CHUNK)
     writer.abort()
     assert set(shop.rows()) == {key}
@@ -325,7 +325,7 @@ def test_abort_after_an_own_commit_of_names_alone_keeps_them(shop: Shop) -> None
     """As setting a property is: nothing in the index refers to the pack then."""
     writer = shop.writer()
     with writer.commit() as names:
-        names.append(b'{"v": 1}')
+        names([b'{"v": 1}'])
     writer.put(noise(2), Kind.CHUNK)
     writer._flush()
     writer.abort()
@@ -520,6 +520,7 @@ def move(shop: Shop, key: bytes) -> None:
         pass
     writer.close()
     with shop.database.transaction():
+        shop.database.execute("DELETE FROM object WHERE pack = ? AND kind = 4", (old,))
         shop.database.execute("DELETE FROM pack WHERE id = ?", (old,))
     shop.pack_path(old).unlink()
     assert shop.rows()[key].pack != old

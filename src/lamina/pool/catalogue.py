@@ -1,31 +1,25 @@
 """The names of a pool: datasets, snapshots, properties and roots, as rows.
 
-Every change is one transaction that also appends a name record to a pack. A record holds the whole rows that changed,
-so that the last record of each row, by ``txg``, brings the names back from packs alone:
-
-    {"v": 1, "txg": N, "after": KEY, "time": seconds,
-     "changes": [{"dataset": {...}} | {"snapshot": {...}} | {"dropped": [kind, id]}]}
-
-A crash between the pack's sync and the transaction leaves a record that never held, and its ``txg`` is given again.
-``after`` is the BLAKE3-256 of the record before: what no later record names, and is not the last, did not happen.
+Every change is one transaction that also appends a name record to a pack (``pool/records.py``): packs alone bring the
+names back. When the records since the last full one outweigh it, a full one is written, and gc lets the older ones go.
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import NotFound
 from lamina.pool.names import printable, split_snapshot
+from lamina.pool.records import Author, make_record
 from lamina.store.database import Database
 
 if TYPE_CHECKING:
-    from lamina.store.writer import StoreWriter
+    from lamina.store.writer import PutNames, StoreWriter
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 POOL_SCHEMA = f"""
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -61,7 +55,53 @@ CREATE TABLE snapshot(
     kind TEXT NOT NULL CHECK (kind IN ('snapshot', 'image')),
     root INTEGER REFERENCES tree(root),
     taken INTEGER NOT NULL,
+    defer INTEGER NOT NULL DEFAULT 0,
     UNIQUE (dataset, name)
+) STRICT;
+CREATE INDEX dataset_origin ON dataset(origin) WHERE origin IS NOT NULL;
+CREATE INDEX dataset_follows ON dataset(follows) WHERE follows IS NOT NULL;
+CREATE TABLE hold(
+    snapshot INTEGER NOT NULL REFERENCES snapshot(id) ON DELETE CASCADE,
+    tag TEXT NOT NULL,
+    creation INTEGER NOT NULL,
+    PRIMARY KEY (snapshot, tag)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE bookmark(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    dataset INTEGER NOT NULL REFERENCES dataset(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    guid INTEGER NOT NULL,
+    creation INTEGER NOT NULL,
+    txg INTEGER NOT NULL,
+    UNIQUE (dataset, name)
+) STRICT;
+CREATE TABLE pin(
+    lease TEXT NOT NULL REFERENCES lease(name) ON DELETE CASCADE,
+    root INTEGER NOT NULL REFERENCES tree(root),
+    PRIMARY KEY (lease, root)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE history(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    time INTEGER NOT NULL,
+    txg INTEGER NOT NULL,
+    user TEXT NOT NULL,
+    host TEXT NOT NULL,
+    command TEXT NOT NULL
+) STRICT;
+CREATE TABLE scan(
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    state TEXT NOT NULL CHECK (state IN ('scanning', 'paused', 'finished', 'canceled')),
+    started INTEGER NOT NULL,
+    ended INTEGER,
+    lease TEXT,
+    rate INTEGER NOT NULL DEFAULT 0,
+    pack INTEGER NOT NULL DEFAULT 0,
+    offset INTEGER NOT NULL DEFAULT 0,
+    examined INTEGER NOT NULL DEFAULT 0,
+    total INTEGER NOT NULL DEFAULT 0,
+    repaired INTEGER NOT NULL DEFAULT 0,
+    errors INTEGER NOT NULL DEFAULT 0,
+    seconds INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE dataset_property(
     dataset INTEGER NOT NULL REFERENCES dataset(id) ON DELETE CASCADE,
@@ -83,9 +123,11 @@ CREATE TABLE figure(
 ) STRICT, WITHOUT ROWID;
 """
 """``tree``: every root that a name may refer to, with its totals and the row numbers of all objects it reaches (a
-serialised 64-bit Roaring bitmap). ``dataset.follows``: the image snapshot whose tree the head is, for a repository of
-images. ``taken``: logical bytes taken in by the import or snapshot. ``figure``: results of accounting, thrown away at
-each change."""
+serialised 64-bit Roaring bitmap); one that no name refers to any more stays until gc has freed what it alone reached.
+``pin``: a process that reads a root keeps it, named or not. ``scan``: the last scrub; sizes in bytes, times in
+seconds. ``snapshot.defer``: it goes with its last hold or clone. ``dataset.follows``: the image snapshot whose tree
+the head is, for a repository of images. ``taken``: logical bytes taken in by the import or snapshot. ``figure``:
+results of accounting, thrown away at each change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +147,7 @@ class DatasetRow:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """A snapshot; ``name`` is the part after the ``@``."""
+    """A snapshot; ``name`` is the part after the ``@``. ``defer``: it goes with its last hold or clone."""
 
     id: int
     dataset: int
@@ -116,10 +158,16 @@ class SnapshotRow:
     kind: str
     root: int | None
     taken: int
+    defer: int = 0
 
 
 _DATASET = "id, name, guid, creation, txg, head, follows, taken, origin"
-_SNAPSHOT = "id, dataset, name, guid, creation, txg, kind, root, taken"
+_SNAPSHOT = "id, dataset, name, guid, creation, txg, kind, root, taken, defer"
+_BOOKMARK = "id, dataset, name, guid, creation, txg"
+_LEAST_NAMES = 256 << 10
+"""Bytes of name records after which a full one may be due, however few names there are."""
+_HISTORY_KEPT = 1000
+"""Commands of the history that a full record carries."""
 
 
 @dataclass
@@ -130,6 +178,7 @@ class Change:
     time: int
     datasets: set[int] = field(default_factory=set)
     snapshots: set[int] = field(default_factory=set)
+    bookmarks: set[int] = field(default_factory=set)
     dropped: list[tuple[str, int]] = field(default_factory=list)
     accounting: bool = False
 
@@ -139,11 +188,17 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.command: str | None = None
+        """What the history says of changes made through this object; None: nothing."""
 
     # -- meta -----------------------------------------------------------------------------------------------------
 
     def meta(self, name: str) -> Any:
-        """A value of the pool's own: ``guid``, ``txg``, ``generation``, ``record`` (key of the last record)."""
+        """A value of the pool's own.
+
+        ``guid``, ``txg``, ``generation``, ``epoch`` (the clock of gc), ``record`` (key of the last name record),
+        ``names_from`` (row of the last full one), ``names_full`` and ``names_since`` (bytes of it, and of those after).
+        """
         rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))
         return rows[0][0] if rows else None
 
@@ -154,6 +209,10 @@ class Catalogue:
     def generation(self) -> int:
         """How often what names reach has changed: figures of accounting hold for one generation."""
         return int(self.meta("generation") or 0)
+
+    def epoch(self) -> int:
+        """How often gc has condemned objects."""
+        return int(self.meta("epoch") or 0)
 
     # -- finding --------------------------------------------------------------------------------------------------
 
@@ -223,18 +282,58 @@ class Catalogue:
     @contextlib.contextmanager
     def change(self, writer: "StoreWriter") -> Iterator[Change]:
         """One transaction of changes of names, with its record in a pack."""
-        from blake3 import blake3
-
-        with writer.commit() as records:
+        with writer.commit() as put_names:
             change = Change(txg=int(self.meta("txg") or 0) + 1, time=int(time.time()))
             yield change
             self.set_meta("txg", change.txg)
             if change.accounting:
                 self.set_meta("generation", self.generation() + 1)
                 self.database.execute("DELETE FROM figure")
-            record = self._record(change, self.meta("record"))
-            self.set_meta("record", blake3(record).hexdigest())
-            records.append(record)
+            author = self._author()
+            if author.command:
+                self.database.execute(
+                    "INSERT INTO history(time, txg, user, host, command) VALUES (?, ?, ?, ?, ?)",
+                    (change.time, change.txg, author.user, author.host, author.command),
+                )
+            self._put_record(put_names, self._changes(change), change.txg, author, full=False)
+            if int(self.meta("names_since") or 0) > _LEAST_NAMES + 2 * int(self.meta("names_full") or 0):
+                self._put_record(put_names, self._everything(), change.txg, author, full=True)
+
+    def _put_record(
+        self, put_names: "PutNames", changes: list[dict[str, Any]], txg: int, author: Author, *, full: bool
+    ) -> None:
+        from blake3 import blake3
+
+        parts = make_record(
+            changes,
+            pool=int(self.meta("guid") or 0),
+            txg=txg,
+            after=self.meta("record"),
+            time=time.time_ns(),
+            full=full,
+            author=author,
+        )
+        rows = put_names(parts)
+        self.set_meta("record", blake3(parts[-1]).hexdigest())
+        size = sum(map(len, parts))
+        if full:
+            self.set_meta("names_from", rows[0])
+            self.set_meta("names_full", size)
+            self.set_meta("names_since", 0)
+        else:
+            self.set_meta("names_since", int(self.meta("names_since") or 0) + size)
+
+    def _author(self) -> Author:
+        if self.command is None:
+            return Author()
+        import getpass
+        import socket
+
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = str(os.getuid())
+        return Author(user, socket.gethostname(), self.command)
 
     def add_dataset(self, change: Change, name: str, properties: dict[str, str]) -> int:
         """A new, empty dataset; its row. Kept figures still hold: it reaches nothing, and what has none kept is 0."""
@@ -329,49 +428,51 @@ class Catalogue:
             "UNION SELECT root FROM snapshot WHERE root IS NOT NULL)"
         )
 
-    def _record(self, change: Change, after: str | None) -> bytes:
-        changes: list[dict[str, Any]] = []
+    def _changes(self, change: Change) -> list[dict[str, Any]]:
+        """The whole rows that a change touched."""
         properties = self.local_properties() if change.datasets else {}
-        for number in sorted(change.datasets):
-            row = self.dataset_by_id(number)
-            changes.append(
-                {
-                    "dataset": {
-                        "id": row.id,
-                        "name": row.name,
-                        "guid": row.guid,
-                        "creation": row.creation,
-                        "txg": row.txg,
-                        "head": self._key(row.head),
-                        "follows": row.follows,
-                        "taken": row.taken,
-                        "origin": row.origin,
-                        "properties": properties.get(row.id, {}),
-                    }
-                }
-            )
+        changes = [
+            self._dataset_change(self.dataset_by_id(number), properties.get(number, {}))
+            for number in sorted(change.datasets)
+        ]
         for number in sorted(change.snapshots):
-            row_ = SnapshotRow(*self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE id = ?", (number,))[0])
+            row = SnapshotRow(*self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE id = ?", (number,))[0])
             local = self.database.query("SELECT name, value FROM snapshot_property WHERE snapshot = ?", (number,))
-            changes.append(
-                {
-                    "snapshot": {
-                        "id": row_.id,
-                        "dataset": row_.dataset,
-                        "name": row_.name,
-                        "guid": row_.guid,
-                        "creation": row_.creation,
-                        "txg": row_.txg,
-                        "kind": row_.kind,
-                        "root": self._key(row_.root),
-                        "taken": row_.taken,
-                        "properties": dict(local),
-                    }
-                }
-            )
-        changes += [{"dropped": list(item)} for item in change.dropped]
-        record = {"v": 1, "txg": change.txg, "after": after, "time": change.time, "changes": changes}
-        return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+            holds = self.database.query("SELECT tag, creation FROM hold WHERE snapshot = ?", (number,))
+            changes.append(self._snapshot_change(row, dict(local), dict(holds)))
+        for number in sorted(change.bookmarks):
+            changes += self._bookmark_changes("WHERE id = ?", (number,))
+        return [*changes, *({"dropped": list(item)} for item in change.dropped)]
+
+    def _everything(self) -> list[dict[str, Any]]:
+        """All rows, for a full record."""
+        properties = self.local_properties()
+        of_snapshots = self.snapshot_properties()
+        holds: dict[int, dict[str, int]] = {}
+        for snapshot, tag, creation in self.database.query("SELECT snapshot, tag, creation FROM hold"):
+            holds.setdefault(snapshot, {})[tag] = creation
+        history = self.database.query(
+            "SELECT time, txg, user, host, command FROM history ORDER BY id DESC LIMIT ?", (_HISTORY_KEPT,)
+        )
+        return [
+            *(self._dataset_change(row, properties.get(row.id, {})) for row in self.datasets()),
+            *(
+                self._snapshot_change(row, of_snapshots.get(row.id, {}), holds.get(row.id, {}))
+                for row in self.snapshots()
+            ),
+            *self._bookmark_changes(),
+            *({"history": [list(row) for row in history[at : at + 100]]} for at in range(0, len(history), 100)),
+        ]
+
+    def _dataset_change(self, row: DatasetRow, properties: dict[str, str]) -> dict[str, Any]:
+        return {"dataset": {**asdict(row), "head": self._key(row.head), "properties": properties}}
+
+    def _snapshot_change(self, row: SnapshotRow, properties: dict[str, str], holds: dict[str, int]) -> dict[str, Any]:
+        return {"snapshot": {**asdict(row), "root": self._key(row.root), "properties": properties, "holds": holds}}
+
+    def _bookmark_changes(self, where: str = "", parameters: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+        rows = self.database.query(f"SELECT {_BOOKMARK} FROM bookmark {where}", parameters)
+        return [{"bookmark": dict(zip(_BOOKMARK.split(", "), row, strict=True))} for row in rows]
 
     def _key(self, root: int | None) -> str | None:
         if root is None:

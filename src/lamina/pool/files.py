@@ -8,14 +8,16 @@ tmp/            what an import cannot hold in memory; unnamed files
 """
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamina.errors import AccessDenied, AlreadyExists, InvalidName, NotFound, UnsupportedPool
+from lamina.errors import AccessDenied, AlreadyExists, InvalidName, NoSpace, NotFound, UnsupportedPool
 from lamina.pool.names import pool_name_error, printable
+from lamina.store.disk import DISK, Disk, read_range, write_range
 
 FORMAT = "lamina pool"
 FORMAT_VERSION = 1
@@ -44,7 +46,7 @@ class PoolMarker:
         return self.mode & 0o666
 
 
-def make_directory(name: str, path: Path, group: str | None, mode: int | None) -> PoolMarker:
+def make_directory(name: str, path: Path, group: str | None, mode: int | None, disk: Disk = DISK) -> PoolMarker:
     """Lay out a new pool in ``path``, which does not exist or is empty. The marker is not yet written.
 
     ``mode`` defaults to 0700, or 0750 where a ``group`` is named. Raises ``AlreadyExists``, ``AccessDenied``; then
@@ -67,29 +69,35 @@ def make_directory(name: str, path: Path, group: str | None, mode: int | None) -
     try:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise AlreadyExists(f"cannot create '{name}': '{shown}' exists and is not a directory")
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and disk.listdir(path):
             what = "holds a pool already" if (path / MARKER).exists() else "exists and is not empty"
             raise AlreadyExists(f"cannot create '{name}': '{shown}' {what}; name an empty or a new directory")
         for directory in absent(path):
-            directory.mkdir()
+            disk.mkdir(directory)
             made.append(directory)
             if mode & 0o077:
-                os.chmod(directory, 0o755)  # whatever the umask: others must reach the pool
+                disk.chmod(directory, 0o755)  # whatever the umask: others must reach the pool
         for directory in (path / PACKS, path / LEASES, path / TEMPORARY):
-            directory.mkdir()  # of two processes at once, one makes the first
+            disk.mkdir(directory)  # of two processes at once, one makes the first
             made.append(directory)
         for directory in (path, path / PACKS, path / LEASES, path / TEMPORARY):
             if gid >= 0:
-                os.chown(directory, -1, gid)
+                disk.chown(directory, -1, gid)
             # setgid: whoever of the group creates a file there, it stays the group's
-            os.chmod(directory, mode | (0o2000 if gid >= 0 else 0))
+            disk.chmod(directory, mode | (0o2000 if gid >= 0 else 0))
+        for directory in made:
+            with contextlib.suppress(PermissionError):  # above a directory that one may write but not read
+                disk.sync_directory(directory.parent)
     except OSError as error:
         for directory in reversed(made):
-            directory.rmdir()
+            with contextlib.suppress(OSError):
+                disk.rmdir(directory)
         if isinstance(error, FileExistsError):
             raise AlreadyExists(f"cannot create '{name}': '{shown}' is being made a pool by another process") from None
         where = printable(os.fsdecode(error.filename)) if error.filename else shown
-        raise AccessDenied(f"cannot create '{name}': '{where}': {(error.strerror or '').lower()}") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = (error.strerror or "").lower()
+        raise (NoSpace if full else AccessDenied)(f"cannot create '{name}': '{where}': {why}") from None
     return PoolMarker(name, int.from_bytes(os.urandom(8), "big") >> 1, mode)
 
 
@@ -102,21 +110,25 @@ def absent(path: Path) -> list[Path]:
     return found
 
 
-def remove_directory(path: Path, made: Sequence[Path]) -> None:
-    """Take back what making a pool left in ``path``, and the directories ``made`` for it."""
-    import shutil
-
+def remove_directory(path: Path, made: Sequence[Path], disk: Disk = DISK) -> None:
+    """Take back what making a pool left in ``path``, and the directories ``made`` for it, as far as the disk lets."""
+    with contextlib.suppress(OSError):
+        disk.unlink(path / MARKER)  # first: what is left then is no pool
     for name in (PACKS, LEASES, TEMPORARY):
-        shutil.rmtree(path / name, ignore_errors=True)
-    for name in (MARKER, f".{MARKER}.new", CATALOGUE, f"{CATALOGUE}-wal", f"{CATALOGUE}-shm"):
         with contextlib.suppress(OSError):
-            (path / name).unlink()
+            for below in disk.listdir(path / name):
+                with contextlib.suppress(OSError):
+                    disk.unlink(path / name / below)
+            disk.rmdir(path / name)
+    for name in (f".{MARKER}.new", CATALOGUE, *(f"{CATALOGUE}-{log}" for log in ("wal", "shm", "journal"))):
+        with contextlib.suppress(OSError):
+            disk.unlink(path / name)
     for directory in reversed(made):
         with contextlib.suppress(OSError):
-            directory.rmdir()
+            disk.rmdir(directory)
 
 
-def write_marker(path: Path, marker: PoolMarker) -> None:
+def write_marker(path: Path, marker: PoolMarker, disk: Disk = DISK) -> None:
     """Write ``pool.json`` whole and durably: with it, the directory is a pool."""
     text = json.dumps(
         {
@@ -129,25 +141,31 @@ def write_marker(path: Path, marker: PoolMarker) -> None:
         },
         indent=1,
     )
+    data = text.encode() + b"\n"
     temporary = path / f".{MARKER}.new"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        os.fchmod(file.fileno(), marker.file_mode)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path / MARKER)
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    fd = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, marker.file_mode)
     try:
-        os.fsync(directory)
+        disk.chmod(fd, marker.file_mode)
+        write_range(disk, fd, [data], 0)
+        disk.sync(fd)
     finally:
-        os.close(directory)
+        disk.close(fd)
+    disk.replace(temporary, path / MARKER)
+    disk.sync_directory(path)
 
 
-def read_marker(path: Path, name: str) -> PoolMarker:
+_MOST_MARKER = 1 << 20
+
+
+def read_marker(path: Path, name: str, disk: Disk = DISK) -> PoolMarker:
     """What ``pool.json`` says. Raises ``NotFound``, ``AccessDenied``, ``UnsupportedPool``."""
     shown = printable(str(path))
     try:
-        text = (path / MARKER).read_text(encoding="utf-8")
+        fd = disk.open(path / MARKER, os.O_RDONLY)
+        try:
+            text = read_range(disk, fd, _MOST_MARKER, 0).decode()
+        finally:
+            disk.close(fd)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"cannot open '{name}': no pool in '{shown}' ('{MARKER}' is not there)") from None
     except PermissionError:

@@ -63,6 +63,7 @@ def import_image(
     values = Values(pool._catalogue, 0, {})
     compression = parse_compression(values.setting(dataset, "compression")[0])
     recordsize = int(values.setting(dataset, "recordsize")[0])
+    copies = int(values.setting(dataset, "copies")[0])
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
 
@@ -75,7 +76,7 @@ def import_image(
                 )
 
         take = _opened(source, format, stack, interrupts)
-        writer = stack.enter_context(pool._writer())
+        writer = stack.enter_context(pool._writer(copies))
         spool = stack.enter_context(contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)))
         tally = Tally()
         if progress is not None:
@@ -185,7 +186,6 @@ def _commit(
         row = catalogue.dataset(dataset)
         snapshot = catalogue.add_snapshot(change, row.id, tag, "image", located.id, totals.data_bytes)
         catalogue.set_head(change, row.id, located.id, snapshot, totals.data_bytes)
-        catalogue.sweep_trees()
         _check_quota(pool, dataset, name)
 
 

@@ -34,6 +34,7 @@ from lamina.pool.reports import DestroyPlan, Difference, ImportReport, PoolSpace
 from lamina.pool.values import Entry, PropertyValue, Values
 from lamina.store.backend import LocalBackend
 from lamina.store.database import Database
+from lamina.store.disk import DISK, Disk
 from lamina.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 RESERVE = 32 << 20
 """Bytes of the disk, or a 32nd of it if that is less, that stay free so that destroying can always finish."""
 
+
+MOST_COPIES = 3
+"""Of one object, as in OpenZFS: tree nodes get one more than the data has, up to this."""
 
 # ``Pool.list`` hides the type's name inside the class.
 Names = list[str]
@@ -61,7 +65,7 @@ class Pool:
         self._marker = marker
         self._database = database
         self._catalogue = Catalogue(database)
-        self._backend = LocalBackend(path / files.PACKS, marker.file_mode)
+        self._backend = LocalBackend(path / files.PACKS, marker.file_mode, database.disk)
         self.store = ObjectStore(database, self._backend)
 
     # -- making and opening ---------------------------------------------------------------------------------------
@@ -75,6 +79,7 @@ class Pool:
         group: str | None = None,
         mode: int | None = None,
         properties: Mapping[str, str] | None = None,
+        disk: Disk = DISK,
     ) -> "Pool":
         """Make the directory ``path`` a pool and make it known as ``name``.
 
@@ -87,11 +92,11 @@ class Pool:
         place = Path(os.path.abspath(path))
         with _translating(f"cannot create '{name}'"):
             made = files.absent(place)
-        marker = files.make_directory(name, place, group, mode)
+        marker = files.make_directory(name, place, group, mode, disk)
         with contextlib.ExitStack() as undo:
-            undo.callback(files.remove_directory, place, made)
+            undo.callback(files.remove_directory, place, made, disk)
             with _translating(f"cannot create '{name}'"):
-                database = Database.create(place / files.CATALOGUE, POOL_SCHEMA, marker.file_mode)
+                database = Database.create(place / files.CATALOGUE, POOL_SCHEMA, marker.file_mode, disk)
                 pool = cls(place, marker, database)
                 undo.callback(pool.close)
                 with pool._writer() as writer, pool._catalogue.change(writer) as change:
@@ -99,13 +104,13 @@ class Pool:
                     pool._catalogue.add_dataset(change, name, stored)
                 registry.add(name, place)
                 undo.callback(registry.remove, name)
-                files.write_marker(place, marker)
+                files.write_marker(place, marker, disk)
             undo.pop_all()
         return pool
 
     @classmethod
-    def open(cls, name_or_path: str | Path, *, write: bool = False) -> "Pool":
-        """Open a pool by its name or its directory.
+    def open(cls, name_or_path: str | Path, *, write: bool = False, disk: Disk = DISK) -> "Pool":
+        """Open a pool by its name or its directory; its files are reached through ``disk``.
 
         Raises ``NotFound``, ``AccessDenied``, ``UnsupportedPool`` (a newer version, unknown features, no pool).
         """
@@ -117,12 +122,12 @@ class Pool:
             path, shown = registry.find(text), printable(text)
         if path is None:
             raise NotFound(f"cannot open '{shown}': no such pool")
-        marker = files.read_marker(path, shown)
+        marker = files.read_marker(path, shown, disk)
         if write:
             files.check_writable(path, marker.name)
         if not os.path.lexists(path / files.CATALOGUE):
             raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is missing")
-        database = Database(path / files.CATALOGUE, write=write)
+        database = Database(path / files.CATALOGUE, write=write, disk=disk)
         try:
             version = database.query("PRAGMA user_version")[0][0]
             if version < 1:
@@ -175,7 +180,7 @@ class Pool:
         return PoolStatus(self.name, "ONLINE", str(self.path), packs, objects, datasets, snapshots, 0)
 
     def _free(self) -> int:
-        status = os.statvfs(self.path)
+        status = self._database.disk.statvfs(self.path)
         reserve = min(RESERVE, status.f_blocks * status.f_frsize // 32)
         return max(status.f_bavail * status.f_frsize - reserve, 0)
 
@@ -265,7 +270,6 @@ class Pool:
                         self._catalogue.drop_snapshot(change, snapshot.id)
                     else:
                         self._catalogue.drop_dataset(change, self._catalogue.dataset(one).id)
-                self._catalogue.sweep_trees()
             Accounting(self._catalogue).refresh()
         return DestroyPlan(names, reclaim)
 
@@ -369,6 +373,19 @@ class Pool:
             raise LaminaError(f"cannot open '{printable(name)}': its root is not in the index")
         return StoredTree(located[0].key, self.store.get, cache_nodes)
 
+    def root(self, name: str) -> int | None:
+        """A number that stands for the tree of a snapshot or of a dataset's head: equal numbers are equal trees.
+
+        None is the empty tree. Raises ``NotFound``, ``InvalidName``.
+        """
+        check_name(name)
+        if "@" not in name:
+            return self._catalogue.dataset(name).head
+        snapshot = self._catalogue.find_snapshot(name)
+        if snapshot is None:
+            raise NotFound(f"cannot open '{printable(name)}': dataset does not exist")
+        return snapshot.root
+
     def import_image(
         self,
         source: str | Path | BinaryIO,
@@ -397,7 +414,7 @@ class Pool:
 
     # -- inside ---------------------------------------------------------------------------------------------------
 
-    def _writer(self) -> "_Writing":
+    def _writer(self, copies: int = 1) -> "_Writing":
         from lamina.store.writer import StoreWriter
 
         files.check_writable(self.path, self.name)
@@ -407,7 +424,14 @@ class Pool:
             )
         return _Writing(
             StoreWriter(
-                self.store, self.path / files.LEASES, self.guid, self._catalogue.generation, self._marker.file_mode
+                self.store,
+                self.path / files.LEASES,
+                self.guid,
+                self._catalogue.generation,
+                self._catalogue.epoch,
+                self._marker.file_mode,
+                copies,
+                min(copies + 1, MOST_COPIES),
             )
         )
 

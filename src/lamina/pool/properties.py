@@ -23,7 +23,7 @@ from lamina.errors import PropertyError
 from lamina.pool.names import printable
 from lamina.pool.units import format_date, format_ratio, format_size, parse_size
 
-Kind = Literal["size", "ratio", "date", "number", "index", "string", "path"]
+Kind = Literal["size", "ratio", "date", "number", "index", "string", "path", "rules"]
 Raw = int | float | str | None
 
 MAX_USER_PROPERTY_NAME = 255
@@ -46,6 +46,7 @@ _COMPRESSION_HELP = (
     "on | off | gzip | gzip-[1-9] | zle | lz4 | zstd | zstd-[1-19] | zstd-fast | "
     "zstd-fast-[1-10,20,30,40,50,60,70,80,90,100,500,1000]"
 )
+_RETENTION_HELP = "none | last=N,hourly=N,daily=N,weekly=N,monthly=N,yearly=N,within=1y6m2w10d3h,prefix=TEXT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,12 @@ _TABLE = (
         inheritable=True,
         choices=_COMPRESSION,
     ),
+    Property(
+        *("copies", "COPIES", "index", "1 | 2 | 3", (), "1"),
+        settable=True,
+        inheritable=True,
+        choices=("1", "2", "3"),
+    ),
     _switch("atime", "ATIME", "on"),
     _switch("readonly", "RDONLY", "off", "rdonly"),
     Property(
@@ -150,6 +157,8 @@ _TABLE = (
     _size("unique", "UNIQUE", snapshot=True),
     _ratio("dedupratio", "DEDUP", "<1.00x or higher if shared>", "dedup"),
     _ratio("reduction", "REDUCTION", "<1.00x or higher if saved>"),
+    Property("retention", "RETENTION", "rules", _RETENTION_HELP, (), "none", True, True),
+    Property("autosnapshot", "AUTOSNAPSHOT", "rules", "none | hourly,daily,weekly,monthly", (), "none", True, True),
 )
 
 PROPERTIES: Mapping[str, Property] = {property_.name: property_ for property_ in _TABLE}
@@ -199,6 +208,10 @@ def parse_value(name: str, typed: str) -> str:
         return typed
     if found.kind == "path":
         return _parse_path(found, typed)
+    if found.kind == "rules":
+        from lamina.pool.rules import stored_form
+
+        return stored_form(found.name, typed)
     size = 0 if typed == "none" else parse_size(printable(typed))
     if found.name == "recordsize" and not (MIN_RECORDSIZE <= size <= MAX_RECORDSIZE and size.bit_count() == 1):
         raise PropertyError(

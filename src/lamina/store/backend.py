@@ -3,7 +3,6 @@
 Nothing above may assume a POSIX path: an object store is the next backend.
 """
 
-import errno
 import os
 import stat
 import threading
@@ -12,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace
+from lamina.errors import AccessDenied, DamagedData
+from lamina.store.disk import DISK, Disk, read_range, translated, write_range
 
+_PAGE = 4096
 _OPEN_FILES = 256
 _NEAR = 1 << 20
 _RUN = 4
@@ -62,23 +63,26 @@ class Backend(Protocol):
         """Remove a file; one that is not there is no error."""
         ...
 
+    def punch(self, name: str, offset: int, length: int) -> bool:
+        """Give back the space of the whole pages within a range, which is dead; the file keeps its size.
 
-def _translated(error: OSError, what: str) -> LaminaError:
-    """The project's error for one of the system's while writing."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"{what}: {error.strerror}; destroy what is not needed, or move the pool to a larger disk")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return AccessDenied(f"{what}: {error.strerror}")
-    return LaminaError(f"{what}: {error.strerror}")
+        Whether that was done: not where no whole page lies in the range, nor where the system has no holes.
+        """
+        ...
+
+    def allocated(self, name: str) -> int:
+        """Bytes that a file takes, which are fewer than its size where holes were punched."""
+        ...
 
 
 class _OpenFile:
     """A descriptor that closes with its last reference: a reader in another thread may still be inside ``pread``."""
 
-    __slots__ = ("_ahead", "_next", "_run", "fd")
+    __slots__ = ("_ahead", "_disk", "_next", "_run", "fd")
 
-    def __init__(self, path: Path) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, path: Path, disk: Disk) -> None:
+        self.fd = disk.open(path, os.O_RDONLY)
+        self._disk = disk
         self._next = 0
         self._run = 0
         self._ahead = 0
@@ -99,109 +103,134 @@ class _OpenFile:
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):
-            os.close(self.fd)
+            self._disk.close(self.fd)
 
 
 class LocalAppender:
     """Appends to a local file through one descriptor."""
 
-    def __init__(self, path: Path, size: int, mode: int) -> None:
-        flags = os.O_WRONLY | os.O_CLOEXEC | (os.O_CREAT if size == 0 else 0)
+    def __init__(self, path: Path, size: int, mode: int, disk: Disk = DISK) -> None:
         self._fd = -1
         self._path = path
+        self._disk = disk
+        self._end = size
         self._new = size == 0
         try:
-            self._fd = os.open(path, flags, mode)
-            if self._new and stat.S_IMODE(os.fstat(self._fd).st_mode) != mode:
-                os.fchmod(self._fd, mode)  # whatever the umask: the pool's permissions were chosen when it was made
-            os.ftruncate(self._fd, size)
-            os.lseek(self._fd, size, os.SEEK_SET)
+            self._fd = disk.open(path, os.O_WRONLY | (os.O_CREAT if self._new else 0), mode)
+            if self._new and stat.S_IMODE(disk.stat(self._fd).st_mode) != mode:
+                disk.chmod(self._fd, mode)  # whatever the umask: the pool's permissions were chosen when it was made
+            disk.truncate(self._fd, size)
         except OSError as error:
             self.close()
-            raise _translated(error, f"cannot write '{path}'") from error
+            raise translated(error, f"cannot write '{path}'") from error
 
     def append(self, parts: Sequence[bytes]) -> None:
         """See ``Appender``."""
         try:
             for start in range(0, len(parts), _MOST_PARTS):
                 some = parts[start : start + _MOST_PARTS]
-                written = os.writev(self._fd, some)
-                if written < sum(map(len, some)):  # a disk that is nearly full takes a part
-                    view = memoryview(b"".join(some))[written:]
-                    while view:
-                        view = view[os.write(self._fd, view) :]
+                self._end = write_range(self._disk, self._fd, some, self._end)
         except OSError as error:
-            raise _translated(error, f"cannot write '{self._path}'") from error
+            raise translated(error, f"cannot write '{self._path}'") from error
 
     def sync(self) -> None:
         """See ``Appender``. The directory entry of a new file is synced with its first bytes."""
         try:
-            os.fdatasync(self._fd)
+            self._disk.sync(self._fd)
             if self._new:
-                directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.fsync(directory)
-                finally:
-                    os.close(directory)
+                self._disk.sync_directory(self._path.parent)
                 self._new = False
         except OSError as error:
-            raise _translated(error, f"cannot sync '{self._path}'") from error
+            raise translated(error, f"cannot sync '{self._path}'") from error
 
     def close(self) -> None:
         """See ``Appender``."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+            self._disk.close(fd)
 
 
 class LocalBackend:
     """Packs as files in one directory. Safe to read from several threads."""
 
-    def __init__(self, directory: Path, file_mode: int = 0o600) -> None:
+    def __init__(self, directory: Path, file_mode: int = 0o600, disk: Disk = DISK) -> None:
         self._directory = directory
         self._mode = file_mode
+        self._disk = disk
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
 
     def append_to(self, name: str, size: int) -> LocalAppender:
         """See ``Backend``."""
-        return LocalAppender(self._directory / name, size, self._mode)
+        return LocalAppender(self._directory / name, size, self._mode, self._disk)
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """See ``Backend``."""
         try:
             file = self._file(name)  # held, so that nobody closes the descriptor meanwhile
             file.note(offset, length)
-            data = os.pread(file.fd, length, offset)
-            while len(data) < length:
-                more = os.pread(file.fd, length - len(data), offset + len(data))
-                if not more:
-                    raise DamagedData(f"pack '{name}' is cut short: no {length} bytes at {offset}")
-                data += more
+            data = read_range(self._disk, file.fd, length, offset)
         except FileNotFoundError:
             raise DamagedData(f"pack '{name}' is missing") from None
         except PermissionError:
             raise AccessDenied(f"cannot read '{self._directory / name}': permission denied") from None
         except OSError as error:
             raise DamagedData(f"pack '{name}' cannot be read at {offset}: {error.strerror}") from error
+        if len(data) < length:
+            raise DamagedData(f"pack '{name}' is cut short: no {length} bytes at {offset}")
         return data
 
     def size(self, name: str) -> int:
         """See ``Backend``."""
+        return self._status(name).st_size
+
+    def allocated(self, name: str) -> int:
+        """See ``Backend``."""
+        return self._status(name).st_blocks * 512
+
+    def _status(self, name: str) -> os.stat_result:
         try:
-            return os.stat(self._directory / name).st_size
+            return self._disk.stat(self._directory / name)
         except FileNotFoundError:
             raise DamagedData(f"pack '{name}' is missing") from None
+        except OSError as error:
+            raise translated(error, f"cannot look at '{self._directory / name}'") from error
 
     def list(self) -> list[str]:
         """See ``Backend``."""
-        return sorted(os.listdir(self._directory))
+        try:
+            return sorted(self._disk.listdir(self._directory))
+        except OSError as error:
+            raise translated(error, f"cannot look at '{self._directory}'") from error
 
     def delete(self, name: str) -> None:
         """See ``Backend``."""
         with self._lock:
             self._open.pop(name, None)
-        (self._directory / name).unlink(missing_ok=True)
+        try:
+            self._disk.unlink(self._directory / name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise translated(error, f"cannot remove '{self._directory / name}'") from error
+
+    def punch(self, name: str, offset: int, length: int) -> bool:
+        """See ``Backend``."""
+        start = -(-offset // _PAGE) * _PAGE
+        end = (offset + length) // _PAGE * _PAGE
+        if end <= start:
+            return False
+        path = self._directory / name
+        try:
+            fd = self._disk.open(path, os.O_WRONLY)
+            try:
+                return self._disk.punch(fd, start, end - start)
+            finally:
+                self._disk.close(fd)
+        except FileNotFoundError:
+            raise DamagedData(f"pack '{name}' is missing") from None
+        except OSError as error:
+            raise translated(error, f"cannot punch a hole into '{path}'") from error
 
     def close(self) -> None:
         """Release all descriptors."""
@@ -212,7 +241,7 @@ class LocalBackend:
         with self._lock:
             file = self._open.get(name)
             if file is None:
-                file = self._open[name] = _OpenFile(self._directory / name)
+                file = self._open[name] = _OpenFile(self._directory / name, self._disk)
                 if len(self._open) > _OPEN_FILES:
                     self._open.popitem(last=False)
             else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace, UnsupportedPool
+from lamina.store.disk import DISK, Disk
 
 BUSY_TIMEOUT = 60.0
 """Seconds that a writer waits for another's transaction."""
@@ -42,40 +43,55 @@ CREATE TABLE object(
     condemned INTEGER
 ) STRICT;
 CREATE INDEX object_condemned ON object(condemned) WHERE condemned IS NOT NULL;
+CREATE INDEX object_pack ON object(pack, offset, stored);
+CREATE INDEX object_names ON object(id) WHERE kind = 4;
+CREATE TABLE copy(
+    object INTEGER NOT NULL REFERENCES object(id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    pack INTEGER NOT NULL REFERENCES pack(id),
+    offset INTEGER NOT NULL,
+    PRIMARY KEY (object, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX copy_pack ON copy(pack, offset);
 CREATE TABLE lease(
     name TEXT PRIMARY KEY,
     pid INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('write', 'read', 'gc', 'scrub')),
     started INTEGER NOT NULL,
     renewed INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-"""``object.condemned``: the pool's generation at which gc found the object unreachable; look-ups for sharing pass it
-by, a commit that reaches it clears the mark. ``pack.size``: bytes that are synced and may be named by rows; what lies
+"""``object.condemned``: the pool's epoch at which gc found the object unreachable, or ``DAMAGED``; look-ups for sharing
+pass it by, a commit that reaches it clears the mark, storing it anew moves it. ``copy``: the same payload once more, in
+another pack. ``pack.size``: bytes that are synced and may be named by rows; what lies
 behind is dead. AUTOINCREMENT because bitmaps of row numbers must never meet a number that was given twice."""
+
+DAMAGED = -1
+"""``object.condemned`` of an object that scrub found damaged and could not repair; no name of a time."""
 
 
 class Database:
     """A connection shared by the threads of one process. Use as a context manager or ``close`` it."""
 
-    def __init__(self, path: Path, *, write: bool) -> None:
+    def __init__(self, path: Path, *, write: bool, disk: Disk = DISK) -> None:
         """Open the database file ``path``. Raises ``AccessDenied``, ``UnsupportedPool`` where it is no database."""
         self.path = path
         self.writable = write
+        self.disk = disk
         self._lock = threading.RLock()
         self._connection = self._open(path, write)
         self._depth = 0
 
     @classmethod
-    def create(cls, path: Path, schema: str, file_mode: int = 0o600) -> "Database":
+    def create(cls, path: Path, schema: str, file_mode: int = 0o600, disk: Disk = DISK) -> "Database":
         """A new database with the store's tables and ``schema``; SQLite gives its log files the same permissions."""
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, file_mode))
-        os.chmod(path, file_mode)
-        connection = sqlite3.connect(path, isolation_level=None)
-        connection.execute("PRAGMA page_size = 4096")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript("BEGIN;" + STORE_SCHEMA + schema + "COMMIT;")
-        connection.close()
-        return cls(path, write=True)
+        disk.close(disk.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, file_mode))
+        disk.chmod(path, file_mode)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA page_size = 4096")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript("BEGIN;" + STORE_SCHEMA + schema + "COMMIT;")
+        return cls(path, write=True, disk=disk)
 
     @staticmethod
     def _open(path: Path, write: bool) -> sqlite3.Connection:
@@ -181,7 +197,7 @@ class Database:
         with self._lock:
             self._connection.close()
             if self.writable:
-                put_back_logs(self.path)
+                put_back_logs(self.path, self.disk)
 
     def __enter__(self) -> "Database":
         return self
@@ -195,19 +211,20 @@ LOG_RESERVE = {"-wal": 1 << 20, "-shm": 32 << 10}
 the second, and names destroyed. Zeros are no valid log: SQLite takes them for an empty one."""
 
 
-def put_back_logs(path: Path) -> None:
+def put_back_logs(path: Path, disk: Disk = DISK) -> None:
     """Create ``-wal`` and ``-shm`` files of zeros beside a database where they are missing, with its permissions."""
-    status = path.stat()
-    for suffix, size in LOG_RESERVE.items():
-        with contextlib.suppress(OSError):
-            descriptor = os.open(f"{path}{suffix}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-            try:
-                if os.geteuid() == 0:
-                    os.fchown(descriptor, status.st_uid, status.st_gid)
-                os.fchmod(descriptor, status.st_mode & 0o777)
-                os.posix_fallocate(descriptor, 0, size)
-            finally:
-                os.close(descriptor)
+    with contextlib.suppress(OSError):
+        status = disk.stat(path)
+        for suffix, size in LOG_RESERVE.items():
+            with contextlib.suppress(OSError):
+                descriptor = disk.open(f"{path}{suffix}", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+                try:
+                    if os.geteuid() == 0:
+                        disk.chown(descriptor, status.st_uid, status.st_gid)
+                    disk.chmod(descriptor, status.st_mode & 0o777)
+                    disk.allocate(descriptor, 0, size)
+                finally:
+                    disk.close(descriptor)
 
 
 def _quote(path: str) -> str:

@@ -1,7 +1,8 @@
 """Reading objects: find the key in the index, read the record's payload, check it, decode it."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import xxhash
@@ -93,12 +94,28 @@ class ObjectStore:
             raise DamagedData(f"object {key.hex()} is not in the index")
         try:
             return self.read(location, verify=verify)
-        except DamagedData:
+        except DamagedData as error:
             # gc may have moved it since: look once more before the data is called damaged.
             again = self.locate((key,)).get(key)
-            if again is None or (again.pack, again.offset) == (location.pack, location.offset):
+            if again is None:
                 raise
-            return self.read(again, verify=verify)
+            if (again.pack, again.offset) == (location.pack, location.offset):
+                return self._read_copy(again, error, verify)
+            try:
+                return self.read(again, verify=verify)
+            except DamagedData as second:
+                return self._read_copy(again, second, verify)
+
+    def copies(self, location: Location) -> list[Location]:
+        """Where else the payload of an object lies."""
+        rows = self.database.query("SELECT pack, offset FROM copy WHERE object = ? ORDER BY number", (location.id,))
+        return [replace(location, pack=pack, offset=offset) for pack, offset in rows]
+
+    def _read_copy(self, location: Location, error: DamagedData, verify: bool) -> bytes:
+        for copy in self.copies(location):
+            with contextlib.suppress(DamagedData):
+                return self.read(copy, verify=verify)
+        raise error
 
     def _find(self, key: bytes) -> Location | None:
         """Like ``locate``; also learns where the objects stored next lie, which a reader mostly wants next.

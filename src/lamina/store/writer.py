@@ -1,8 +1,8 @@
-"""Taking objects in: encode what the pool does not have, append it to a pack, then name it in the index.
+"""Taking objects in: encode what the pool does not have, append it to packs, then name it in the index.
 
-The order at every flush: payloads appended, pack synced, rows committed; a thread of the writer's own waits for the
-disk, so that the others go on. One writer has one open pack at a time, so
-writers never contend; a lease says that the process is alive.
+The order at every flush: payloads appended, packs synced, rows committed; a thread of the writer's own waits for the
+disk, so that the others go on. A writer has a pack of its own open for each copy that it makes (tree nodes are kept
+twice, in different packs), so writers never contend; a lease says that the process is alive.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from pyroaring import BitMap64
 from lamina.errors import DamagedData, LaminaError
 from lamina.store.backend import Appender
 from lamina.store.codec import DEFAULT, Buffer, Compression
+from lamina.store.flusher import Batch, CopyRow, Flusher, Part, Row
 from lamina.store.lease import Lease, live_leases
-from lamina.store.objects import ObjectStore, signed
+from lamina.store.objects import Location, ObjectStore, signed
 from lamina.store.record import (
     PACK_ALIGN,
-    PACK_HEADER,
     PACK_TARGET,
     RECORD_HEADER,
     Kind,
@@ -35,8 +35,7 @@ _BUFFER = 4 << 20
 _FLUSH_ROWS = 8192
 _FLUSH_BYTES = 64 << 20
 """A batch is made durable after this many rows or bytes: the disk is kept busy, and little is left for the end."""
-_BIG_BUFFER = 16384
-_MOST_BATCHES = 3
+_ROWS_AT_ONCE = 16384
 
 _UPSERT = """
 INSERT INTO object(id, key, pack, offset, stored, decoded, kind, codec, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -57,6 +56,14 @@ class Encoded:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Inserted:
+    """Rows of a batch: of all its objects, and those that it made."""
+
+    all: BitMap64
+    new: BitMap64
+
+
 @dataclass(slots=True)
 class Written:
     """What a writer has stored so far: objects, decoded bytes of data chunks, payload bytes of everything."""
@@ -66,82 +73,34 @@ class Written:
     stored_bytes: int = 0
 
 
-_Row = tuple[bytes, int, int, int, int, int, int, int]
-"""The columns of an index row after its number."""
+PutNames = Callable[[Sequence[bytes]], list[int]]
+"""Stores name records inside the transaction of a commit; the row numbers they get."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Objects that were appended to a pack and are not yet named. ``size``: bytes of the pack to make durable."""
+class _OpenPack:
+    """A pack that this writer appends to; ``size`` counts what is still in the buffer."""
 
-    appender: Appender
-    pack: int
-    size: int
-    rows: list[_Row]
-    seal: bool
+    def __init__(self, number: int, size: int, appender: Appender) -> None:
+        self.number = number
+        self.size = size
+        self.appender = appender
+        self._buffer: list[bytes] = []
+        self._buffered = 0
 
+    def add(self, *parts: bytes) -> None:
+        """Append, later."""
+        self._buffer += parts
+        length = sum(map(len, parts))
+        self._buffered += length
+        self.size += length
+        if self._buffered >= _BUFFER:
+            self.drain()
 
-class _Flusher:
-    """Makes batches durable in order, in a thread of its own. A pack takes long to sync."""
-
-    def __init__(self, write: Callable[[_Batch], None]) -> None:
-        self._write = write
-        self._batches: list[_Batch] = []
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self.failed: LaminaError | None = None
-
-    def put(self, batch: _Batch) -> None:
-        """Queue a batch; waits while two are in hand, which bounds what is not yet on disk."""
-        with self._changed:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="flush", daemon=True)
-                self._thread.start()
-            while len(self._batches) >= _MOST_BATCHES and self.failed is None:
-                self._changed.wait()
-            self._batches.append(batch)
-            self._changed.notify_all()
-
-    def wait(self) -> None:
-        """Return when all batches are durable. Raises the error of the first that failed."""
-        with self._changed:
-            while self._batches:
-                self._changed.wait()
-        if self.failed is not None:
-            raise self.failed
-
-    def close(self, *, drop: bool = False) -> None:
-        """Finish what is queued (after a failure, or if told: drop it) and end the thread."""
-        with self._changed:
-            if drop and self.failed is None:
-                self.failed = LaminaError("what was written is taken back")
-            self._closed = True
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _loop(self) -> None:
-        while True:
-            with self._changed:
-                while not self._batches and not self._closed:
-                    self._changed.wait()
-                if not self._batches:
-                    return
-                batch = self._batches[0]
-            try:
-                if self.failed is None:
-                    self._write(batch)
-            except LaminaError as error:
-                self.failed = error
-            except BaseException as error:
-                self.failed = LaminaError(f"writing into the pool failed: {type(error).__name__} {error}".strip())
-            finally:
-                if batch.seal:
-                    batch.appender.close()
-                with self._changed:
-                    self._batches.pop(0)
-                    self._changed.notify_all()
+    def drain(self) -> None:
+        """Hand the file what was added."""
+        if self._buffer:
+            self.appender.append(self._buffer)
+            self._buffer, self._buffered = [], 0
 
 
 class StoreWriter:
@@ -151,28 +110,39 @@ class StoreWriter:
     """
 
     def __init__(
-        self, store: ObjectStore, leases: Path, guid: int, generation: Callable[[], int], file_mode: int = 0o600
+        self,
+        store: ObjectStore,
+        leases: Path,
+        guid: int,
+        generation: Callable[[], int],
+        epoch: Callable[[], int] = lambda: 0,
+        file_mode: int = 0o600,
+        copies: int = 1,
+        node_copies: int = 1,
     ) -> None:
+        """``generation`` counts changes of what names reach, ``epoch`` is gc's clock; ``copies`` of data chunks are
+        kept, and ``node_copies`` of everything else, each in another pack."""
         self._store = store
         self._database = store.database
         self._guid = guid
         self._generation = generation
+        self._epoch = epoch
+        self._copies = copies
+        self._node_copies = node_copies
         self._leases = leases
-        self._lease = Lease(leases, store.database, generation(), file_mode)
+        self._lease = Lease(leases, store.database, epoch, file_mode)
         self._started = generation()
         self._lock = threading.RLock()
         self._known = threading.Lock()
         """Guards the sets of keys and rows; never held while waiting."""
-        self._flusher = _Flusher(self._write_rows)
-        self._appender: Appender | None = None
-        self._pack = 0
-        self._size = 0
+        self._flusher = Flusher(self._write_rows)
+        self._open: dict[int, _OpenPack] = {}
+        """By the number of the copy that goes there."""
         self._durable: dict[int, int] = {}
         """Bytes of the packs written to that rows may name."""
-        self._buffer: list[bytes] = []
-        self._buffered = 0
         self._unflushed = 0
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
+        self._copy_rows: list[CopyRow] = []
         self._claimed: set[bytes] = set()
         self._failed: LaminaError | None = None
         self._taken: dict[int, int] = {}
@@ -217,11 +187,9 @@ class StoreWriter:
         """Append encoded objects, together, to the open pack."""
         with self._lock, self._failing():
             for item in objects:
-                if self._appender is None or self._size + len(item.payload) > PACK_TARGET:
-                    self._next_pack()
                 self._append(item)
             if len(self._rows) >= _FLUSH_ROWS or self._unflushed >= _FLUSH_BYTES:
-                self._flusher.put(self._batch(seal=False))
+                self._flusher.put(self._batch())
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -238,48 +206,64 @@ class StoreWriter:
             self._failed = LaminaError(f"writing into the pool was broken off: {type(error).__name__} {error}".strip())
             raise
 
-    def _append(self, item: Encoded) -> None:
+    def _wanted(self, kind: int) -> int:
+        """How many copies of an object are kept."""
+        return self._copies if kind == Kind.CHUNK else self._node_copies
+
+    def _append(self, item: Encoded, *, roll: bool = True) -> None:
+        """Append an object to the packs of its copies; ``roll`` goes on to the next pack where one is full."""
         head = record_header(item.kind, item.codec, len(item.payload), item.decoded, item.checksum, item.key)
-        self._buffer += (head, item.payload)
-        self._buffered += RECORD_HEADER + len(item.payload)
+        numbers = range(self._wanted(item.kind))
+        for number in numbers:  # all before the first is used: a seal names what was appended so far
+            pack = self._open.get(number)
+            if pack is None or (roll and pack.size + len(item.payload) > PACK_TARGET):
+                self._next_pack(number)
+        for number in numbers:
+            pack = self._open[number]
+            place = (pack.number, pack.size + RECORD_HEADER)
+            pack.add(head, item.payload)
+            if number:
+                self._copy_rows.append((item.key, number, *place))
+            else:
+                row = (item.key, *place, len(item.payload), item.decoded, item.kind)
+                self._rows.append((*row, item.codec, signed(item.checksum)))
+            self._unflushed += RECORD_HEADER + len(item.payload)
         if item.kind != Kind.NAMES:
-            row = (item.key, self._pack, self._size + RECORD_HEADER, len(item.payload), item.decoded, item.kind)
-            self._rows.append((*row, item.codec, signed(item.checksum)))
             self.written.objects += 1
-        self._size += RECORD_HEADER + len(item.payload)
         self.written.stored_bytes += len(item.payload)
         if item.kind == Kind.CHUNK:
             self.written.new_bytes += item.decoded
-        if self._buffered >= _BUFFER:
-            self._drain()
 
-    def _drain(self) -> None:
-        if self._buffer:
-            assert self._appender is not None
-            self._appender.append(self._buffer)
-            self._unflushed += self._buffered
-            self._buffer = []
-            self._buffered = 0
+    def _next_pack(self, number: int) -> None:
+        """Seal the pack of a copy if there is one, and take the next."""
+        if number in self._open:
+            self._flusher.put(self._batch(seal=number))
+            del self._open[number]
+        self._take_packs([number])
 
-    def _next_pack(self) -> None:
-        """Seal the open pack if there is one; go on with one that a finished writer left open, or begin a new one."""
-        if self._appender is not None:
-            self._flusher.put(self._batch(seal=True))
-            self._appender = None
+    def _take_packs(self, numbers: Sequence[int]) -> None:
+        """Go on with packs that a finished writer left open, or begin new ones."""
+        if not numbers:
+            return
+        taken: dict[int, tuple[int, int]] = {}
         with self._database.transaction():
             live_leases(self._leases, self._database, but=self._lease.name)
-            self._pack, self._size = self._free_pack()
-            self._database.execute("UPDATE pack SET lease = ? WHERE id = ?", (self._lease.name, self._pack))
-        self._taken[self._pack] = self._durable[self._pack] = self._size
-        self._appender = self._store.backend.append_to(pack_name(self._pack), self._size)
-        if self._size == 0:
-            self._buffer.append(pack_header(self._guid, self._pack))
-            self._buffered += PACK_HEADER.size
-            self._size = PACK_HEADER.size
+            for number in numbers:
+                pack, size = taken[number] = self._free_pack(largest=number == 0)
+                self._database.execute("UPDATE pack SET lease = ? WHERE id = ?", (self._lease.name, pack))
+        for number, (pack, size) in taken.items():
+            self._taken[pack] = self._durable[pack] = size
+            appender = self._store.backend.append_to(pack_name(pack), size)
+            self._open[number] = _OpenPack(pack, size, appender)
+            if size == 0:
+                self._open[number].add(pack_header(self._guid, pack))
 
-    def _free_pack(self) -> tuple[int, int]:
+    def _free_pack(self, *, largest: bool) -> tuple[int, int]:
         """(number, size) of a pack to go on with. One that lost bytes is never written to again."""
-        for pack, size in self._database.query("SELECT id, size FROM pack WHERE state = 'open' AND lease IS NULL"):
+        order = "DESC" if largest else "ASC"
+        for pack, size in self._database.query(
+            f"SELECT id, size FROM pack WHERE state = 'open' AND lease IS NULL ORDER BY size {order}"
+        ):
             try:
                 if self._store.backend.size(pack_name(pack)) >= size:
                     return pack, size
@@ -291,108 +275,136 @@ class StoreWriter:
 
     # -- making it durable ----------------------------------------------------------------------------------------
 
-    def _batch(self, *, seal: bool) -> "_Batch":
-        """What was appended since the last batch, handed to the file; called with the lock held."""
-        assert self._appender is not None
-        if seal:
-            padding = -self._size % PACK_ALIGN
-            self._buffer.append(bytes(padding))
-            self._size += padding
-        self._drain()
+    def _batch(self, seal: int | None = None) -> Batch:
+        """What was appended since the last batch, handed to the files; called with the lock held."""
+        parts: list[Part] = []
+        for number, pack in self._open.items():
+            if number == seal:
+                pack.add(bytes(-pack.size % PACK_ALIGN))
+            pack.drain()
+            parts.append(Part(pack.appender, pack.number, pack.size, number == seal))
         self._unflushed = 0
         rows, self._rows = self._rows, []
-        return _Batch(self._appender, self._pack, self._size, rows, seal)
+        copies, self._copy_rows = self._copy_rows, []
+        return Batch(parts, rows, copies)
 
     def _flush(self) -> None:
         """Have everything durable and named; called with the lock held."""
         self._flusher.wait()
-        if self._appender is not None:
-            self._write_rows(self._batch(seal=False))
+        if self._rows or any(pack.size > self._durable[pack.number] for pack in self._open.values()):
+            self._write_rows(self._batch())
 
-    def _write_rows(self, batch: "_Batch") -> None:
-        """Sync a pack, then commit the rows of its objects."""
-        batch.appender.sync()
+    def _write_rows(self, batch: Batch) -> None:
+        """Sync packs, then commit the rows of their objects."""
+        for part in batch.parts:
+            if part.size > self._durable[part.pack]:
+                part.appender.sync()
         with self._database.transaction():
-            self._insert(batch.rows)
-            state = ("sealed", None) if batch.seal else ("open", self._lease.name)
-            self._database.execute(
-                "UPDATE pack SET state = ?, lease = ?, size = ? WHERE id = ?", (*state, batch.size, batch.pack)
-            )
-        self._durable[batch.pack] = batch.size
+            own = self._insert(batch.rows, batch.copies)
+            self._set_sizes(batch.parts)
+        for part in batch.parts:
+            self._durable[part.pack] = part.size
         with self._known:
+            self.reached |= own.all
+            self._own_ids |= own.new
             self._claimed.difference_update([row[0] for row in batch.rows])
 
-    def _insert(self, rows: list[_Row]) -> None:
+    def _set_sizes(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            state = ("sealed", None) if part.seal else ("open", self._lease.name)
+            self._database.execute(
+                "UPDATE pack SET state = ?, lease = ?, size = ? WHERE id = ?", (*state, part.size, part.pack)
+            )
+
+    def _insert(self, rows: list[Row], copies: list[CopyRow]) -> "_Inserted":
+        """Name objects inside a transaction."""
         if not rows:
-            return
+            return _Inserted(BitMap64(), BitMap64())
         sequence = self._database.query("SELECT seq FROM sqlite_sequence WHERE name = 'object'")
         first = (sequence[0][0] if sequence else 0) + 1
         self._database.execute_many(_UPSERT, ((first + n, *row) for n, row in enumerate(rows)))
         if self._database.query("SELECT count(*) FROM object WHERE id >= ?", (first,))[0][0] == len(rows):
-            own = BitMap64(range(first, first + len(rows)))
-            with self._known:
-                self.reached |= own
-                self._own_ids |= own
-            return
-        # Another process brought some of them in the meantime: theirs stay, our bytes are dead weight.
+            new = BitMap64(range(first, first + len(rows)))
+            ids = {row[0]: first + n for n, row in enumerate(rows)} if copies else {}
+            self._insert_copies(copies, ids)
+            return _Inserted(new, new)
+        # Some were there: condemned ones have moved here, those that another process brought in the meantime stay
+        # where they are, and our bytes are dead weight.
         located = self._store.locate([row[0] for row in rows])
-        with self._known:
-            for location in located.values():
-                self.reached.add(location.id)
-                if location.id >= first:
-                    self._own_ids.add(location.id)
+        ours = {row[0]: location for row in rows if self._is_at(location := located[row[0]], row)}
+        moved = [(location.id,) for location in ours.values() if location.id < first]
+        self._database.execute_many("DELETE FROM copy WHERE object = ?", moved)
+        self._insert_copies(copies, {key: location.id for key, location in ours.items()})
+        return _Inserted(
+            BitMap64(location.id for location in located.values()),
+            BitMap64(location.id for location in ours.values() if location.id >= first),
+        )
+
+    @staticmethod
+    def _is_at(location: Location, row: Row) -> bool:
+        return (location.pack, location.offset) == (row[1], row[2])
+
+    def _insert_copies(self, copies: list[CopyRow], ids: dict[bytes, int]) -> None:
+        if not copies:
+            return
+        self._database.execute_many(
+            "INSERT INTO copy(object, number, pack, offset) VALUES (?, ?, ?, ?)",
+            [(ids[key], *place) for key, *place in copies if key in ids],
+        )
 
     @contextlib.contextmanager
-    def commit(self) -> Iterator[list[bytes]]:
+    def commit(self) -> Iterator[PutNames]:
         """Make all that was put durable, then run the body in one transaction: the rows that name a root.
 
-        The body appends name records (JSON) to the list it gets; they are in a pack, synced, before the transaction
-        commits. The objects reached lose their condemned mark in the same transaction.
+        The body stores its name records with the function that it gets; they are in packs, synced, before the
+        transaction commits. The objects reached lose their condemned mark in the same transaction.
         """
         with self._lock:
             with self._failing():
-                if self._appender is None:
-                    self._next_pack()  # not inside the transaction: a roll-back must take no pack's row with it
+                # Not inside the transaction: a roll-back must take no pack's row with it.
+                self._take_packs([one for one in range(self._wanted(Kind.NAMES)) if one not in self._open])
                 self._flush()
-            names: list[bytes] = []
             try:
                 with self._database.transaction():
-                    for (condemned,) in self._database.query("SELECT id FROM object WHERE condemned IS NOT NULL"):
-                        if condemned in self.reached:
-                            self._database.execute("UPDATE object SET condemned = NULL WHERE id = ?", (condemned,))
-                    yield names
-                    for record in names:
-                        self._append(self.encode(blake3(record).digest(), record, Kind.NAMES, DEFAULT))
-                    if names:
-                        self._sync()
-                    self._lease.renew(self._generation())
+                    if self.reached:
+                        for (condemned,) in self._database.query("SELECT id FROM object WHERE condemned > 0"):
+                            if condemned in self.reached:
+                                self._database.execute("UPDATE object SET condemned = NULL WHERE id = ?", (condemned,))
+                    yield self._put_names
+                    self._lease.renew(self._epoch())
             except BaseException:
                 # What was appended in it is dead weight; the next pack is one that begins where rows end.
-                self._close_pack()
+                self._close_packs()
                 raise
             # What is named stays, whatever comes after.
-            self._durable[self._pack] = self._size
-            self._taken = {self._pack: self._size}
+            self._taken = {pack.number: pack.size for pack in self._open.values()}
+            self._durable.update(self._taken)
             self._own_ids.clear()
 
-    def _sync(self) -> None:
-        """What was appended is durable and may be named, once the transaction around this commits."""
-        assert self._appender is not None
-        self._drain()
-        self._appender.sync()
-        self._database.execute("UPDATE pack SET size = ? WHERE id = ?", (self._size, self._pack))
+    def _put_names(self, records: Sequence[bytes]) -> list[int]:
+        keys = [blake3(record).digest() for record in records]
+        for key, record in zip(keys, records, strict=True):
+            self._append(self.encode(key, record, Kind.NAMES, DEFAULT), roll=False)
+        batch = self._batch()
+        for part in batch.parts:
+            if part.size > self._durable[part.pack]:
+                part.appender.sync()
+        self._insert(batch.rows, batch.copies)
+        self._set_sizes(batch.parts)
+        located = self._store.locate(keys)
+        return [located[key].id for key in keys]
 
-    def _close_pack(self) -> None:
-        if self._appender is not None:
-            self._appender.close()
-            self._appender = None
-        self._buffer, self._buffered = [], 0
+    def _close_packs(self) -> None:
+        for pack in self._open.values():
+            pack.appender.close()
+        self._open = {}
+        self._rows, self._copy_rows = [], []
 
     def close(self) -> None:
         """Release the pack and the lease. What was flushed stays in the pool."""
         with self._lock:
             self._flusher.close()
-            self._close_pack()
+            self._close_packs()
             self._lease.close()
 
     def abort(self) -> None:
@@ -403,11 +415,12 @@ class StoreWriter:
         """
         with self._lock:
             self._flusher.close(drop=True)
-            if self._appender is not None:
-                self._close_pack()
+            left = [pack.number for pack in self._open.values()]
+            self._close_packs()
+            for number in left:
                 # On a full disk this gives the room that the transaction below needs.
                 with contextlib.suppress(LaminaError):
-                    self._store.backend.append_to(pack_name(self._pack), self._durable[self._pack]).close()
+                    self._store.backend.append_to(pack_name(number), self._durable[number]).close()
             try:
                 for pack, size in self._take_back():
                     if size:
@@ -420,21 +433,27 @@ class StoreWriter:
                 self._lease.close()  # only now may others write to these packs
 
     def _take_back(self) -> list[tuple[int, int]]:
-        """Remove the rows of what was put if nobody else can know them; the packs to cut, with their former sizes."""
-        with self._database.transaction():
-            others = live_leases(self._leases, self._database, but=self._lease.name)
-            if others or self._generation() != self._started:
-                return []
-            own = list(self._own_ids)
-            for start in range(0, len(own), _BIG_BUFFER):
-                some = ((row,) for row in own[start : start + _BIG_BUFFER])
-                self._database.execute_many("DELETE FROM object WHERE id = ?", some)
-            return [(pack, size) for pack, size in self._taken.items() if self._shrink(pack, size)]
+        """Remove the rows of what was put if nobody else can know them; the packs to cut, with their former sizes.
+
+        In short transactions: on a disk that is nearly full, a long one may not fit the log. Whoever came in between
+        may share what is left, so each of them looks again.
+        """
+        own = list(self._own_ids)
+        while True:
+            with self._database.transaction():
+                leases = live_leases(self._leases, self._database, but=self._lease.name)
+                if self._generation() != self._started or any(lease.kind == "write" for lease in leases):
+                    return []
+                if not own:
+                    return [(pack, size) for pack, size in self._taken.items() if self._shrink(pack, size)]
+                some, own = own[:_ROWS_AT_ONCE], own[_ROWS_AT_ONCE:]
+                self._database.execute_many("DELETE FROM object WHERE id = ?", ((row,) for row in some))
 
     def _shrink(self, pack: int, size: int) -> bool:
         """Set a pack back to ``size``, inside a transaction, if all rows behind are gone."""
-        if self._database.query("SELECT 1 FROM object WHERE pack = ? AND offset >= ? LIMIT 1", (pack, size)):
-            return False
+        for table in ("object", "copy"):
+            if self._database.query(f"SELECT 1 FROM {table} WHERE pack = ? AND offset >= ? LIMIT 1", (pack, size)):
+                return False
         if size:
             self._database.execute(
                 "UPDATE pack SET state = 'open', size = ?, lease = ? WHERE id = ?", (size, self._lease.name, pack)
