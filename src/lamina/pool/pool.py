@@ -1,10 +1,7 @@
 """A pool: what the command line does, ``Pool`` does."""
 
 import contextlib
-import errno
-import os
-import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -13,21 +10,18 @@ from lamina.errors import (
     AccessDenied,
     AlreadyExists,
     Busy,
-    DamagedData,
     LaminaError,
-    NoSpace,
     NotFound,
     PropertyError,
-    UnsupportedPool,
 )
 from lamina.fs.view import StoredTree, TreeView
 from lamina.pool import files, registry
 from lamina.pool.accounting import Accounting
-from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue
+from lamina.pool.catalogue import Catalogue
 from lamina.pool.destroying import doomed
 from lamina.pool.empty import empty_tree
 from lamina.pool.listing import find_entry, list_entries
-from lamina.pool.names import check_dataset_name, check_name, check_pool_name, pool_of_name, printable
+from lamina.pool.names import check_dataset_name, check_name, pool_of_name, printable
 from lamina.pool.properties import check_inherit, parse_properties
 from lamina.pool.renaming import check_rename, missing_above, rename_snapshot, snapshot_renames
 from lamina.pool.reports import DestroyPlan, Difference, ImportReport, PoolSpace, PoolStatus
@@ -86,27 +80,9 @@ class Pool:
         ``group`` and ``mode`` (of directories, such as 0o750) say who else may read or write it; ``properties`` are set
         on its root dataset. Raises ``AlreadyExists``, ``InvalidName``, ``PropertyError``, ``AccessDenied``.
         """
-        check_pool_name(name)
-        stored = parse_properties(properties or {}, prefix=f"cannot create '{name}': ")
-        _check_unknown(name)
-        place = Path(os.path.abspath(path))
-        with _translating(f"cannot create '{name}'"):
-            made = files.absent(place)
-        marker = files.make_directory(name, place, group, mode, disk)
-        with contextlib.ExitStack() as undo:
-            undo.callback(files.remove_directory, place, made, disk)
-            with _translating(f"cannot create '{name}'"):
-                database = Database.create(place / files.CATALOGUE, POOL_SCHEMA, marker.file_mode, disk)
-                pool = cls(place, marker, database)
-                undo.callback(pool.close)
-                with pool._writer() as writer, pool._catalogue.change(writer) as change:
-                    pool._catalogue.set_meta("guid", marker.guid)
-                    pool._catalogue.add_dataset(change, name, stored)
-                registry.add(name, place)
-                undo.callback(registry.remove, name)
-                files.write_marker(place, marker, disk)
-            undo.pop_all()
-        return pool
+        from lamina.pool.opening import create_pool
+
+        return create_pool(cls, name, path, group, mode, properties or {}, disk)
 
     @classmethod
     def open(cls, name_or_path: str | Path, *, write: bool = False, disk: Disk = DISK) -> "Pool":
@@ -114,33 +90,9 @@ class Pool:
 
         Raises ``NotFound``, ``AccessDenied``, ``UnsupportedPool`` (a newer version, unknown features, no pool).
         """
-        text = str(name_or_path)
-        if isinstance(name_or_path, Path) or "/" in text:
-            path: Path | None = Path(os.path.abspath(text))
-            shown = printable(text)
-        else:
-            path, shown = registry.find(text), printable(text)
-        if path is None:
-            raise NotFound(f"cannot open '{shown}': no such pool")
-        marker = files.read_marker(path, shown, disk)
-        if write:
-            files.check_writable(path, marker.name)
-        if not os.path.lexists(path / files.CATALOGUE):
-            raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is missing")
-        database = Database(path / files.CATALOGUE, write=write, disk=disk)
-        try:
-            version = database.query("PRAGMA user_version")[0][0]
-            if version < 1:
-                raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is empty")
-            if version > SCHEMA_VERSION:
-                raise UnsupportedPool(
-                    f"cannot open '{shown}': its catalogue is of version {version}, this lamina knows up to "
-                    f"{SCHEMA_VERSION}; use a newer lamina"
-                )
-        except BaseException:
-            database.close()
-            raise
-        return cls(path, marker, database)
+        from lamina.pool.opening import open_pool
+
+        return open_pool(cls, name_or_path, write, disk)
 
     def close(self) -> None:
         """Release the pool."""
@@ -458,33 +410,6 @@ class _Writing:
             self._writer.close()
         else:
             self._writer.abort()
-
-
-@contextlib.contextmanager
-def _translating(what: str) -> Iterator[None]:
-    """The project's errors for the system's and SQLite's."""
-    try:
-        yield
-    except LaminaError:
-        raise
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        where = f"'{printable(os.fsdecode(error.filename))}': " if error.filename else ""
-        raise (NoSpace if full else AccessDenied)(f"{what}: {where}{(error.strerror or str(error)).lower()}") from None
-    except sqlite3.Error as error:
-        raise (NoSpace if "full" in str(error) else LaminaError)(f"{what}: the catalogue: {error}") from None
-
-
-def _check_unknown(name: str) -> None:
-    known = registry.find(name)
-    if known is None:
-        return
-    if os.path.lexists(known / files.MARKER):
-        raise AlreadyExists(f"cannot create '{name}': pool already exists")
-    raise AlreadyExists(
-        f"cannot create '{name}': pool already exists, but there is none in '{printable(str(known))}'; bring it back, "
-        f"or remove '{printable(str(registry.link(name)))}' to forget it"
-    )
 
 
 def pool_names() -> list[str]:

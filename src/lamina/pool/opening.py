@@ -1,0 +1,111 @@
+"""Making and opening pools."""
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamina.errors import AccessDenied, AlreadyExists, DamagedData, LaminaError, NoSpace, NotFound, UnsupportedPool
+from lamina.pool import files, registry
+from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION
+from lamina.pool.names import check_pool_name, printable
+from lamina.pool.properties import parse_properties
+from lamina.store.database import Database
+from lamina.store.disk import Disk
+
+if TYPE_CHECKING:
+    from lamina.pool.pool import Pool
+
+
+def create_pool(
+    kind: "type[Pool]",
+    name: str,
+    path: str | Path,
+    group: str | None,
+    mode: int | None,
+    properties: Mapping[str, str],
+    disk: Disk,
+) -> "Pool":
+    """See ``Pool.create``."""
+    check_pool_name(name)
+    stored = parse_properties(properties, prefix=f"cannot create '{name}': ")
+    _check_unknown(name)
+    place = Path(os.path.abspath(path))
+    with _translating(f"cannot create '{name}'"):
+        made = files.absent(place)
+    marker = files.make_directory(name, place, group, mode, disk)
+    with contextlib.ExitStack() as undo:
+        undo.callback(files.remove_directory, place, made, disk)
+        with _translating(f"cannot create '{name}'"):
+            database = Database.create(place / files.CATALOGUE, POOL_SCHEMA, marker.file_mode, disk)
+            pool = kind(place, marker, database)
+            undo.callback(pool.close)
+            with pool._writer() as writer, pool._catalogue.change(writer) as change:
+                pool._catalogue.set_meta("guid", marker.guid)
+                pool._catalogue.add_dataset(change, name, stored)
+            registry.add(name, place)
+            undo.callback(registry.remove, name)
+            files.write_marker(place, marker, disk)
+        undo.pop_all()
+    return pool
+
+
+def open_pool(kind: "type[Pool]", name_or_path: str | Path, write: bool, disk: Disk) -> "Pool":
+    """See ``Pool.open``."""
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or "/" in text:
+        path: Path | None = Path(os.path.abspath(text))
+        shown = printable(text)
+    else:
+        path, shown = registry.find(text), printable(text)
+    if path is None:
+        raise NotFound(f"cannot open '{shown}': no such pool")
+    marker = files.read_marker(path, shown, disk)
+    if write:
+        files.check_writable(path, marker.name)
+    if not os.path.lexists(path / files.CATALOGUE):
+        raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is missing")
+    database = Database(path / files.CATALOGUE, write=write, disk=disk)
+    try:
+        version = database.query("PRAGMA user_version")[0][0]
+        if version < 1:
+            raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is empty")
+        if version > SCHEMA_VERSION:
+            raise UnsupportedPool(
+                f"cannot open '{shown}': its catalogue is of version {version}, this lamina knows up to "
+                f"{SCHEMA_VERSION}; use a newer lamina"
+            )
+    except BaseException:
+        database.close()
+        raise
+    return kind(path, marker, database)
+
+
+@contextlib.contextmanager
+def _translating(what: str) -> Iterator[None]:
+    """The project's errors for the system's and SQLite's."""
+    try:
+        yield
+    except LaminaError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = f"'{printable(os.fsdecode(error.filename))}': " if error.filename else ""
+        raise (NoSpace if full else AccessDenied)(f"{what}: {where}{(error.strerror or str(error)).lower()}") from None
+    except sqlite3.Error as error:
+        raise (NoSpace if "full" in str(error) else LaminaError)(f"{what}: the catalogue: {error}") from None
+
+
+def _check_unknown(name: str) -> None:
+    known = registry.find(name)
+    if known is None:
+        return
+    if os.path.lexists(known / files.MARKER):
+        raise AlreadyExists(f"cannot create '{name}': pool already exists")
+    raise AlreadyExists(
+        f"cannot create '{name}': pool already exists, but there is none in '{printable(str(known))}'; bring it back, "
+        f"or remove '{printable(str(registry.link(name)))}' to forget it"
+    )
