@@ -61,9 +61,10 @@ def _dispatch(words: list[str]) -> int:
         return _unknown(f"unrecognized command '{words[0]}'")
     verb, rest = found
     options = rest[: rest.index("--")] if "--" in rest else rest
-    if verb not in commands.HIDDEN and any(word in _HELP_WORDS for word in options):
-        return commands.load("help").run(commands.load("help").parse([verb]))
     command = commands.load(verb)
+    asking = set(_HELP_WORDS) - {f"-{option.short}" for option in command.options}  # zfs diff and zfs send have a -h
+    if verb not in commands.HIDDEN and not asking.isdisjoint(options):
+        return commands.load("help").run(commands.load("help").parse([verb]))
     try:
         return command.run(command.parse(rest))
     except UsageError as error:

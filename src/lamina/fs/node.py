@@ -7,7 +7,8 @@ last key below the child and its value the child's object key.
 Item keys sort as bytes: inode number (u64 big-endian), kind (u8), rest:
 
     0 INODE                      mode, uid, gid, nlink (u32), size (u64), mtime, ctime, atime (s64 s and u32 ns each),
-                                 rdev (u64), flags (u32)
+                                 rdev (u64), flags (u32), then, if it is known, the inode number of the directory that
+                                 holds it (u64)
     1 XATTR    name              value
     2 SYMLINK                    target
     3 DIRENT   cookie u64 BE     inode number (u64), type (u8, S_IFMT >> 12), name
@@ -36,6 +37,7 @@ _NODE = struct.Struct("<2sBBI")
 _KEY = struct.Struct(">QB")
 _KEY_U64 = struct.Struct(">QBQ")
 _INODE = struct.Struct("<IIIIQqIqIqIQI")
+_PARENT = struct.Struct("<Q")
 _DIRENT = struct.Struct("<QB")
 _EXTENT = struct.Struct("<II32s")
 _ROOT = struct.Struct("<2sBB32sQQQQQ")
@@ -95,26 +97,30 @@ def give_cookies(names: list[bytes]) -> list[int]:
 def pack_inode(inode: Inode) -> bytes:
     """Value of an INODE item."""
     mtime, ctime, atime = divmod(inode.mtime_ns, NS), divmod(inode.ctime_ns, NS), divmod(inode.atime_ns, NS)
-    return _INODE.pack(
+    value = _INODE.pack(
         inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, *mtime, *ctime, *atime, inode.rdev, inode.flags
     )
+    return value + _PARENT.pack(inode.parent) if inode.parent else value
 
 
-def pack_status(status: os.stat_result, nlink: int) -> bytes:
+def pack_status(status: os.stat_result, nlink: int, parent: int) -> bytes:
     """Value of an INODE item straight from stat(2): what importing a directory does for every file."""
     mtime, ctime, atime = divmod(status.st_mtime_ns, NS), divmod(status.st_ctime_ns, NS), divmod(status.st_atime_ns, NS)
     return _INODE.pack(
         status.st_mode, status.st_uid, status.st_gid, nlink, status.st_size, *mtime, *ctime, *atime, status.st_rdev, 0
-    )
+    ) + _PARENT.pack(parent)
 
 
 def unpack_inode(ino: int, value: bytes) -> Inode:
     """The inode in an INODE item."""
     try:
-        mode, uid, gid, nlink, size, ms, mn, cs, cn, as_, an, rdev, flags = _INODE.unpack(value)
+        parent = 0
+        if len(value) > _INODE.size:
+            (parent,) = _PARENT.unpack(value[_INODE.size :])
+        mode, uid, gid, nlink, size, ms, mn, cs, cn, as_, an, rdev, flags = _INODE.unpack(value[: _INODE.size])
     except struct.error:
         raise DamagedData(f"inode {ino} is damaged") from None
-    return Inode(ino, mode, uid, gid, nlink, size, ms * NS + mn, cs * NS + cn, as_ * NS + an, rdev, flags)
+    return Inode(ino, mode, uid, gid, nlink, size, ms * NS + mn, cs * NS + cn, as_ * NS + an, rdev, flags, parent)
 
 
 def pack_dirent(ino: int, mode_type: int, name: bytes) -> bytes:

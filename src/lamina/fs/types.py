@@ -8,7 +8,11 @@ ROOT_INO = 1
 
 @dataclass(slots=True, frozen=True)
 class Inode:
-    """One inode. Times are nanoseconds since the epoch; ``size`` is bytes; ``mode`` holds type and permissions."""
+    """One inode. Times are nanoseconds since the epoch; ``size`` is bytes; ``mode`` holds type and permissions.
+
+    ``parent`` is the inode number of the directory that holds it, or its first name if it has several; the root's is
+    its own; 0 where it is not known.
+    """
 
     ino: int
     mode: int
@@ -21,6 +25,7 @@ class Inode:
     atime_ns: int
     rdev: int = 0
     flags: int = 0
+    parent: int = 0
 
 
 @dataclass(slots=True, frozen=True)

@@ -75,6 +75,7 @@ class _Folder:
 
     fd: int
     ino: int
+    parent: int
     path: bytes
     status: os.stat_result
     entries: Iterator[tuple[bytes, int, str, int]]
@@ -138,7 +139,7 @@ class _DirectoryImport:
             raise SourceError(f"cannot import {shown}: it is the pool itself")
         stack: list[_Folder] = []
         try:
-            stack.append(self._enter(fd, ROOT_INO, b""))
+            stack.append(self._enter(fd, ROOT_INO, ROOT_INO, b""))
             while stack:
                 folder = stack[-1]
                 for name, ino, kind, cookie in folder.entries:
@@ -153,7 +154,7 @@ class _DirectoryImport:
                     else:
                         self._special(folder, name, ino, cookie)
                 else:
-                    inode = _inode(folder.ino, folder.status, 2 + folder.below, 0)
+                    inode = _inode(folder.ino, folder.status, 2 + folder.below, 0, folder.parent)
                     self._spool.add(inode_key(folder.ino), pack_inode(inode))
                     os.close(folder.fd)
                     stack.pop()
@@ -178,11 +179,11 @@ class _DirectoryImport:
             os.close(fd)
             self._tally.problem(path[:-1], "the pool itself, left out")
             return None
-        folder = self._enter(fd, ino, path)
+        folder = self._enter(fd, ino, parent.ino, path)
         self._name(parent.ino, name, ino, stat.S_IFDIR, cookie)
         return folder
 
-    def _enter(self, fd: int, ino: int, path: bytes) -> _Folder:
+    def _enter(self, fd: int, ino: int, parent: int, path: bytes) -> _Folder:
         """List a directory, number its entries, and add its xattrs. Closes ``fd`` where it fails."""
         try:
             status = os.fstat(fd)
@@ -208,7 +209,7 @@ class _DirectoryImport:
             raise
         numbered = [(name, self._next + at, kind, cookies[at]) for at, (name, kind) in enumerate(entries)]
         self._next += len(entries)
-        return _Folder(fd, ino, path, status, iter(numbered))
+        return _Folder(fd, ino, parent, path, status, iter(numbered))
 
     def _name(self, parent: int, name: bytes, ino: int, mode_type: int, cookie: int) -> None:
         self._spool.add(number_key(parent, DIRENT, cookie), pack_dirent(ino, mode_type, name))
@@ -248,7 +249,7 @@ class _DirectoryImport:
             return None
         linked = self._linked.get(_identity(status))
         if linked is None:
-            linked = self._linked[_identity(status)] = _Linked(ino, _inode(ino, status, 0, status.st_size))
+            linked = self._linked[_identity(status)] = _Linked(ino, _inode(ino, status, 0, status.st_size, folder.ino))
         linked.names.append((folder.ino, folder.path, name, cookie))
         return linked
 
@@ -313,11 +314,11 @@ class _DirectoryImport:
         self, parent: int, name: bytes, ino: int, status: os.stat_result, linked: _Linked | None, cookie: int
     ) -> None:
         if linked is not None:
-            linked.inode = _inode(ino, status, 0, status.st_size)
+            linked.inode = _inode(ino, status, 0, status.st_size, parent)
             return
         self._spool.add_many(
             [
-                (inode_key(ino), pack_status(status, 1)),
+                (inode_key(ino), pack_status(status, 1, parent)),
                 (number_key(parent, DIRENT, cookie), pack_dirent(ino, stat.S_IFREG, name)),
             ]
         )
@@ -340,7 +341,7 @@ class _DirectoryImport:
             if linked is not None:
                 linked.stored = False
             return
-        inode = _inode(ino, status, 1, status.st_size)
+        inode = _inode(ino, status, 1, status.st_size, folder.ino)
         if target is not None:
             self._spool.add(kind_key(ino, SYMLINK), target)
             # Reading the target has just touched the access time.
@@ -413,7 +414,7 @@ def _open_quietly(name: bytes, flags: int, directory: int | None) -> int:
         return os.open(name, flags, dir_fd=directory)
 
 
-def _inode(ino: int, status: os.stat_result, nlink: int, size: int) -> Inode:
+def _inode(ino: int, status: os.stat_result, nlink: int, size: int, parent: int) -> Inode:
     return Inode(
         ino,
         status.st_mode,
@@ -425,6 +426,7 @@ def _inode(ino: int, status: os.stat_result, nlink: int, size: int) -> Inode:
         status.st_ctime_ns,
         status.st_atime_ns,
         status.st_rdev,
+        parent=parent,
     )
 
 

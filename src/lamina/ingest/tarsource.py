@@ -73,9 +73,11 @@ class _TarImport:
         self._spool = spool
         self._workers = workers
         self._tally = tally
-        self._root = _Folder(_directory(ROOT_INO, 0o755, 0, 0))
+        self._root = _Folder(_directory(ROOT_INO, ROOT_INO))
         self._next = ROOT_INO + 1
         self._links: dict[int, int] = {}
+        self._holders: dict[int, int] = {}
+        """For files that have, or had, several names: the lowest directory that holds one."""
         self._dead: set[int] = set()
 
     def run(self, stream: BinaryIO) -> tuple[bytes, Totals]:
@@ -97,7 +99,7 @@ class _TarImport:
             if ino in self._dead:
                 continue
             if key[8] == INODE and ino in self._links:
-                value = pack_inode(replace(unpack_inode(ino, value), nlink=self._links[ino]))
+                value = pack_inode(replace(unpack_inode(ino, value), nlink=self._links[ino], parent=self._holders[ino]))
             yield key, value
 
     # -- members --------------------------------------------------------------------------------------------------
@@ -129,6 +131,7 @@ class _TarImport:
             ctime_ns=member.ctime_ns if member.ctime_ns is not None else member.mtime_ns,
             atime_ns=member.atime_ns if member.atime_ns is not None else member.mtime_ns,
             rdev=member.rdev,
+            parent=parent.inode.ino,
         )
         if member.type == tar.SYMLINK:
             if not 0 < len(member.link) <= _LINK_MAX or b"\0" in member.link:
@@ -164,7 +167,7 @@ class _TarImport:
                 folder = entry
             else:
                 self._remove(parent, parts[-1])
-                folder = parent.names[parts[-1]] = self._new_folder()
+                folder = parent.names[parts[-1]] = self._new_folder(parent)
         folder.inode = replace(
             folder.inode,
             mode=member.mode | stat.S_IFDIR,
@@ -176,10 +179,10 @@ class _TarImport:
         )
         folder.xattrs = member.xattrs
 
-    def _new_folder(self) -> _Folder:
+    def _new_folder(self, parent: _Folder) -> _Folder:
         ino = self._next
         self._next += 1
-        return _Folder(_directory(ino, 0o755, 0, 0))
+        return _Folder(_directory(ino, parent.inode.ino))
 
     def _parent(self, parts: list[bytes], name: bytes) -> _Folder:
         """The directory of a member; missing ones are made, as tar(1) does. Links are never followed."""
@@ -187,7 +190,7 @@ class _TarImport:
         for part in parts:
             entry = folder.names.get(part)
             if entry is None:
-                entry = folder.names[part] = self._new_folder()
+                entry = folder.names[part] = self._new_folder(folder)
             elif not isinstance(entry, _Folder):
                 raise SourceError(f"tar member {printable(name)} lies below {printable(part)}, which is no directory")
             folder = entry
@@ -243,11 +246,13 @@ class _TarImport:
                 entry = folder.names[name]
                 target, mode_type = (entry.inode.ino, stat.S_IFDIR) if isinstance(entry, _Folder) else entry
                 self._spool.add(number_key(ino, DIRENT, cookie), pack_dirent(target, mode_type, name))
+                if target in self._links:
+                    self._holders[target] = min(self._holders.get(target, ino), ino)
             stack.extend(below)
 
 
-def _directory(ino: int, permissions: int, uid: int, gid: int) -> Inode:
-    return Inode(ino, stat.S_IFDIR | permissions, uid, gid, 2, 0, 0, 0, 0)
+def _directory(ino: int, parent: int) -> Inode:
+    return Inode(ino, stat.S_IFDIR | 0o755, 0, 0, 2, 0, 0, 0, 0, parent=parent)
 
 
 def _parts(name: bytes) -> list[bytes]:
