@@ -80,6 +80,12 @@ single chunk is never larger than 1 MiB - 4 KiB.
 
 atime and readonly: mounts are read-only in this version, whatever they say; the values are kept.
 
+copies is how often the data of files is kept, each time in another pack; tree nodes are kept once more, at most three \
+times. Copies count in the pool's ALLOC only.
+
+retention says which automatic snapshots are kept (last=3,daily=7,weekly=4,within=10d) and autosnapshot when they are \
+taken (hourly, daily, weekly, monthly, yearly); 'lamina help prune' explains both.
+
 mountpoint is none until it is set, and is inherited with the child's name appended. legacy means that \
 'lamina mount -a' leaves the dataset alone.
 

@@ -124,8 +124,8 @@ def parse_retention(text: str) -> tuple[Retention, str]:
 
 def parse_prefix(text: str) -> str:
     """Return ``text`` if names of snapshots can begin with it; PropertyError else."""
-    reason = snapshot_name_error(f"pool@{text}") if text else None
-    if reason is not None or "/" in text:
+    # With a letter behind it: "." is no name, and begins some.
+    if snapshot_name_error(f"pool@{text}x") is not None or "/" in text:
         raise PropertyError(f"'{printable(text)}' cannot begin a snapshot's name")
     return text
 

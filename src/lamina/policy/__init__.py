@@ -1,0 +1,1 @@
+"""Which snapshots to keep and when to make new ones."""
