@@ -12,6 +12,8 @@ class LaminaError(Exception):
 
     exit_status = 1
     errno = errno.EIO
+    uncertain = False
+    """Whether what failed may turn out to be done: a commit is in the log, but was not said to be on the disk."""
 
 
 class UsageError(LaminaError):
@@ -61,6 +63,10 @@ class UnsupportedPool(LaminaError):
     """A pool of a newer version, with unknown features, or a directory that is no pool."""
 
 
+class DamagedMarker(UnsupportedPool):
+    """``pool.json`` makes no sense: recovery writes it anew."""
+
+
 class NoSpace(LaminaError):
     """The disk is full; the pool stays as it was at the last commit."""
 
@@ -77,3 +83,7 @@ class SourceError(LaminaError):
 
 class MountError(LaminaError):
     """A mount could not be made or undone."""
+
+
+class StreamError(LaminaError):
+    """A stream that is cut, changed, of another kind, or does not fit the pool: nothing of it was kept."""

@@ -48,6 +48,10 @@ class FakePool:
     nodes: dict[str, Node] = field(default_factory=dict)
     state: str = "ONLINE"
     errors: int = 0
+    freeing: int = 0
+    counts: tuple[int, int, int] = (0, 0, 0)
+    scan: Any = None
+    damaged: Sequence[str] = ()
     opened: int = 0
     imported: list[tuple[Any, str, str]] = field(default_factory=list)
     differences: list[tuple[bytes, str]] = field(default_factory=list)
@@ -72,7 +76,13 @@ class FakePool:
 
     def space(self) -> SimpleNamespace:
         return SimpleNamespace(
-            size=4026531840, allocated=368640, free=4026163200, capacity=0, dedupratio=1.0, health=self.state
+            size=4026531840,
+            allocated=368640,
+            free=4026163200,
+            capacity=0,
+            dedupratio=1.0,
+            health=self.state,
+            freeing=self.freeing,
         )
 
     def status(self) -> SimpleNamespace:
@@ -86,7 +96,18 @@ class FakePool:
             datasets=len(self.nodes) - snapshots,
             snapshots=snapshots,
             errors=self.errors,
+            freeing=self.freeing,
+            read_errors=self.counts[0],
+            write_errors=self.counts[1],
+            checksum_errors=self.counts[2],
+            scan=self.scan,
         )
+
+    def damage(self) -> Any:
+        return iter(self.damaged)
+
+    def clear_errors(self) -> None:
+        self.counts = (0, 0, 0)
 
     def exists(self, name: str) -> bool:
         return name in self.nodes
@@ -180,7 +201,16 @@ class FakePool:
             self.add(one, stored if one == name else {})
         return made
 
-    def destroy(self, name: str, *, recursive: bool = False, dry_run: bool = False) -> SimpleNamespace:
+    def destroy(
+        self,
+        name: str,
+        *,
+        recursive: bool = False,
+        clones: bool = False,
+        defer: bool = False,
+        dry_run: bool = False,
+        measure: bool = False,
+    ) -> SimpleNamespace:
         if name not in self.nodes:
             raise NotFound(f"cannot open '{name}': dataset does not exist")
         names = [one for one in self.nodes if self._level(name, one) is not None]
@@ -198,7 +228,7 @@ class FakePool:
         if not dry_run:
             for one in names:
                 del self.nodes[one]
-        return SimpleNamespace(names=names, reclaim=72 * KIB)
+        return SimpleNamespace(names=names, reclaim=72 * KIB, deferred=[])
 
     def rename(self, old: str, new: str, *, parents: bool = False, recursive: bool = False) -> None:
         if old not in self.nodes:

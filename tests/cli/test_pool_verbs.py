@@ -70,7 +70,7 @@ def test_list(run: Run) -> None:
 
 def test_list_none_and_missing(machine: FakeMachine, run: Run) -> None:
     result = run("pool", "list")
-    assert (result.status, result.out, result.err) == (0, "", "no pools available\n")
+    assert (result.status, result.out, result.err) == (0, "no pools available\n", "")
     machine.add(FakePool("a"))
     result = run("pool", "list", "-Ho", "name", "nosuch", "a")
     assert (result.status, result.out, result.err) == (1, "a\n", "cannot open 'nosuch': no such pool\n")
@@ -91,7 +91,7 @@ tank  health    ONLINE  -
     )
     assert run("pool", "get", "-Hp", "-o", "value", "size", "tank").out == "4026531840\n"
     assert run("pool", "get", "-Hp", "cap,guid").out == "tank\tcapacity\t0\t-\ntank\tguid\t15515664079049034598\t-\n"
-    assert len(run("pool", "get", "-H", "all").out.splitlines()) == 8
+    assert len(run("pool", "get", "-H", "all").out.splitlines()) == 9
     assert run("pool", "get").status == 2
     assert run("pool", "get", "bogus").status == 2
 
@@ -104,8 +104,9 @@ def test_status(tank: FakePool, run: Run) -> None:
  state: ONLINE
 config:
 
-	NAME        STATE     PATH
-	tank        ONLINE    /data/tank
+	NAME          STATE     READ WRITE CKSUM
+	tank          ONLINE       0     0     0
+	  /data/tank  ONLINE       0     0     0
 
 errors: No known data errors
 """
@@ -118,7 +119,7 @@ errors: No known data errors
     tank.state, tank.errors = "DEGRADED", 3
     sick = run("pool", "status", "-x")
     assert sick.out.startswith("  pool: tank\n state: DEGRADED\nstatus: ") and sick.out.endswith(
-        "errors: 3 data errors\n"
+        "errors: 3 data errors, use '-v' for a list\n"
     )
     missing = run("pool", "status", "nosuch")
     assert (missing.status, missing.out, missing.err) == (1, "", "cannot open 'nosuch': no such pool\n")

@@ -193,7 +193,7 @@ def test_set_refusals(tank: FakePool, run: Run, word: str, reason: str) -> None:
     [
         ([], "missing arguments"),
         (["compression=lz4"], "missing dataset name(s)"),
-        (["compression", "tank/images"], "missing property=value argument before 'compression'"),
+        (["tank", "tank/images"], "missing property=value argument before 'tank'"),
         (
             ["compression=lz4", "tank", "atime=on"],
             "invalid argument order: every property=value comes before the first dataset",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lamina.pool import Pool
+from tests.pool.names import copied, fill
 from tests.pool.trees import Library, make_library
 
 
@@ -27,3 +28,21 @@ def pool(place: Path) -> Iterator[Pool]:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Small trees that share files with each other."""
     return make_library(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="session")
+def template(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a pool with a few names, to be copied."""
+    place = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAMINA_POOLS", str(place / "known"))
+        with Pool.create("tank", place / "tank") as made:
+            fill(made, library)
+    return place / "tank"
+
+
+@pytest.fixture
+def filled(template: Path, place: Path) -> Iterator[Pool]:
+    """A pool with a few names: see ``fill``."""
+    with copied(template, place / "tank") as pool:
+        yield pool

@@ -4,16 +4,18 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lamina.errors import AlreadyExists, Busy, LaminaError, NoSpace
+from lamina.errors import AlreadyExists, Busy, LaminaError, NoSpace, NotFound
+from lamina.fs.view import StoredTree
 from lamina.pool import Pool
 from lamina.pool.accounting import Accounting, Figures
 from lamina.pool.properties import raw_value
-from tests.pool.model import SETTABLE, Dataset, Keys, Model, Snapshot, Walk, figures, reached
+from tests.pool.model import SETTABLE, Keys, Model, Refused, Snapshot, Walk, figures, reached
 from tests.pool.records import compare_with_catalogue
 from tests.pool.trees import Library
 
@@ -30,6 +32,7 @@ VALUES = (
 )
 
 some = st.integers(0, 10**6)
+rarely = st.sampled_from([False, False, False, True])
 
 
 def kept_as_computed(pool: Pool) -> None:
@@ -76,6 +79,33 @@ class Histories(RuleBasedStateMachine):
         """All of them."""
         return sorted(name for name in self.model.names() if "@" in name)
 
+    def some_snapshot(self, number: int) -> str:
+        """One of those that are there."""
+        return self.snapshots()[number % len(self.snapshots())]
+
+    def key(self, name: str) -> bytes | None:
+        """The key of a tree's root; None of an empty one."""
+        if self.pool.root(name) is None:
+            return None
+        tree = self.pool.tree(name)
+        assert isinstance(tree, StoredTree)
+        return tree.root_key
+
+    def both(self, really: Callable[[], object], model: Callable[[], object], error: type[LaminaError]) -> bool:
+        """Do the same to the pool and the model, or have both refuse it; whether it was done."""
+        allowed = True
+        try:
+            model()
+        except Refused:
+            allowed = False
+        try:
+            really()
+        except error:
+            assert not allowed
+        else:
+            assert allowed, "what has to be refused was done"
+        return allowed
+
     @rule(tree=some, name=st.sampled_from(DATASETS), tag=st.sampled_from("123"))
     def take_in(self, tree: int, name: str, tag: str) -> None:
         """Import, into a dataset that is there or not."""
@@ -92,7 +122,7 @@ class Histories(RuleBasedStateMachine):
             assert "quota of" in str(error)
             assert self.traces() == before
             return
-        self.model.take_in(name, tag, source.data_bytes)
+        self.model.take_in(name, tag, source.data_bytes, self.key(f"{name}@{tag}"))
         assert (report.logical_bytes, report.warnings) == (source.data_bytes, [])
         above = ["/".join(name.split("/")[:end]) for end in range(1, name.count("/") + 2)]
         for one in above:
@@ -161,39 +191,46 @@ class Histories(RuleBasedStateMachine):
             snapshot.properties["user:mark"] = value
 
     @precondition(lambda self: self.snapshots())
-    @rule(number=some, recursive=st.booleans())
-    def destroy_snapshot(self, number: int, recursive: bool) -> None:
+    @rule(number=some, recursive=st.booleans(), clones=rarely, defer=rarely)
+    def destroy_snapshot(self, number: int, recursive: bool, clones: bool, defer: bool) -> None:
         """Destroy a snapshot, or those of its name below too."""
-        self.destroy(self.snapshots()[number % len(self.snapshots())], recursive)
+        self.destroy(self.some_snapshot(number), recursive, clones, defer)
 
-    @rule(number=some)
-    def destroy_dataset(self, number: int) -> None:
+    @precondition(lambda self: self.snapshots())
+    @rule(number=some, other=some, form=st.sampled_from(["{0}%{1}", "%{1}", "{0}%", "{0},{1}", "%", "{0}%{1},nosuch"]))
+    def destroy_range(self, number: int, other: int, form: str) -> None:
+        """Destroy several snapshots of a dataset."""
+        base, _, first = self.some_snapshot(number).partition("@")
+        tags = [one.tag for one in self.model.datasets[base].snapshots]
+        spec = form.format(first, tags[other % len(tags)])
+        self.destroy(f"{base}@{spec}", recursive=number % 3 == 0, clones=number % 5 == 0, defer=other % 4 == 0)
+
+    @rule(number=some, clones=rarely)
+    def destroy_dataset(self, number: int, clones: bool) -> None:
         """Destroy a dataset with all below it."""
-        self.destroy(self.dataset(number), True)
+        self.destroy(self.dataset(number), True, clones)
 
-    def destroy(self, name: str, recursive: bool) -> None:
+    def destroy(self, name: str, recursive: bool, clones: bool = False, defer: bool = False) -> None:
         """Destroy, after asking what it would give back."""
-        if self.needed_elsewhere(name, recursive):
-            with contextlib.suppress(Busy):
-                self.pool.destroy(name, recursive=recursive)
-                raise AssertionError("an origin was destroyed under its clone")
+        how = {"recursive": recursive, "clones": clones, "defer": defer}
+        try:
+            going, later = self.model.plan(name, recursive, clones, defer)
+        except Refused:
+            going, later = set(), set()
+        if not going and not later:
+            for dry_run in (True, False):
+                with contextlib.suppress(Busy, NotFound):
+                    assert not self.pool.destroy(name, **how, dry_run=dry_run).names, "what has to be refused was done"
             return
-        plan = self.pool.destroy(name, recursive=recursive, dry_run=True)
+        plan = self.pool.destroy(name, **how, dry_run=True)
         before = reached(self.model, Walk(self.pool, self.known))
-        done = self.pool.destroy(name, recursive=recursive)
-        gone = self.model.destroy(name, recursive)
-        assert plan == done
-        assert len(plan.names) == len(set(plan.names)) and set(plan.names) == gone
+        done = self.pool.destroy(name, **how)
+        self.model.destroy(going, later)
+        assert (plan.names, plan.deferred) == (done.names, done.deferred)
+        assert len(plan.names) == len(set(plan.names)) and set(plan.names) == going
+        assert len(plan.deferred) == len(set(plan.deferred)) and set(plan.deferred) == later
         walk = Walk(self.pool, self.known)
         assert plan.reclaim == walk.stored(before - reached(self.model, walk))
-
-    def needed_elsewhere(self, name: str, recursive: bool) -> bool:
-        """Whether a clone that stays has its origin in what a destroy would take."""
-        base, _, tag = name.partition("@")
-        places = self.model.below(base) if recursive else [base]
-        going = [s for one in places for s in self.model.datasets[one].snapshots if tag in ("", s.tag)]
-        staying = [d for one, d in self.model.datasets.items() if tag or one not in places]
-        return any(one is dataset.origin for dataset in staying for one in going)
 
     @rule(number=some, name=st.sampled_from(DATASETS))
     def rename(self, number: int, name: str) -> None:
@@ -209,71 +246,124 @@ class Histories(RuleBasedStateMachine):
             self.model.rename(old, name)
 
     @precondition(lambda self: self.snapshots())
-    @rule(number=some, tag=st.sampled_from("1234"))
-    def rename_snapshot(self, number: int, tag: str) -> None:
-        """Rename a snapshot."""
-        name = self.snapshots()[number % len(self.snapshots())]
+    @rule(number=some, tag=st.sampled_from("1234"), recursive=st.booleans())
+    def rename_snapshot(self, number: int, tag: str, recursive: bool) -> None:
+        """Rename a snapshot, or those of its name below too."""
+        name = self.some_snapshot(number)
         base, _, old = name.partition("@")
-        snapshot = self.model.datasets[base].find(old)
-        assert snapshot is not None
-        taken = self.model.datasets[base].find(tag) is not None
-        try:
-            self.pool.rename(name, tag)
-        except AlreadyExists:
-            assert taken
-        else:
-            assert not taken
-            snapshot.tag = tag
+        renamed: list[Snapshot] = []
 
-    # -- what later verbs will do, by the rows ---------------------------------------------------------------------
+        def model() -> None:
+            for one in self.model.below(base) if recursive else [base]:
+                snapshot = self.model.datasets[one].find(old)
+                if snapshot is not None and self.model.datasets[one].find(tag) is not None:
+                    raise Refused
+                renamed.extend([snapshot] if snapshot is not None else [])
 
-    @precondition(lambda self: self.snapshots())
-    @rule(number=some, onto=some, taken=st.integers(0, 10**5))
-    def write_head(self, number: int, onto: int, taken: int) -> None:
-        """A head that follows no image, as writing leaves it: some tree that the pool has."""
-        name = self.snapshots()[number % len(self.snapshots())]
-        base, _, tag = name.partition("@")
-        snapshot = self.model.datasets[base].find(tag)
-        found = self.pool._catalogue.find_snapshot(name)
-        assert snapshot is not None and found is not None
-        into = self.dataset(onto)
-        with self.pool._writer() as writer, self.pool._catalogue.change(writer) as change:
-            row = self.pool._catalogue.dataset(into)
-            self.pool._catalogue.set_head(change, row.id, found.root, None, taken)
-            self.pool._catalogue.sweep_trees()
-        dataset = self.model.datasets[into]
-        dataset.follows, dataset.head, dataset.taken = None, snapshot.logical, taken
+        if self.both(lambda: self.pool.rename(name, tag, recursive=recursive), model, AlreadyExists):
+            for snapshot in renamed:
+                snapshot.tag = tag
 
-    @rule(number=some, tag=st.sampled_from("12"), taken=st.integers(0, 10**5))
-    def snapshot(self, number: int, tag: str, taken: int) -> None:
-        """A snapshot of the head that is no image."""
+    # -- snapshots, clones, holds ----------------------------------------------------------------------------------
+
+    @rule(number=some, tag=st.sampled_from("12345"), recursive=st.booleans())
+    def snapshot(self, number: int, tag: str, recursive: bool) -> None:
+        """A snapshot of a head, or of all below too."""
         name = self.dataset(number)
-        dataset = self.model.datasets[name]
-        if dataset.find(tag) or (dataset.follows is None and dataset.head is None):
-            return
-        with self.pool._writer() as writer, self.pool._catalogue.change(writer) as change:
-            row = self.pool._catalogue.dataset(name)
-            self.pool._catalogue.add_snapshot(change, row.id, tag, "snapshot", row.head, taken)
-        dataset.snapshots.append(Snapshot(tag, dataset.logical(), taken, "snapshot"))
+        below = self.model.below(name) if recursive else [name]
+        self.both(
+            lambda: self.pool.snapshot([f"{name}@{tag}"], recursive=recursive),
+            lambda: self.model.take(below, tag),
+            AlreadyExists,
+        )
 
     @precondition(lambda self: self.snapshots())
     @rule(number=some, name=st.sampled_from(DATASETS))
     def clone(self, number: int, name: str) -> None:
         """A dataset with an origin."""
-        if name in self.model.datasets:
+        snapshot = self.some_snapshot(number)
+        if name not in self.model.datasets:
+            self.pool.clone(snapshot, name, parents=True)
+            self.model.clone(snapshot, name)
+
+    @rule(number=some)
+    def promote(self, number: int) -> None:
+        """Swap a clone and what it comes from."""
+        clones = sorted(name for name, one in self.model.datasets.items() if one.origin is not None)
+        name = (clones or [self.model.root])[number % max(len(clones), 1)]
+        self.both(lambda: self.pool.promote(name), lambda: self.model.promote(name), LaminaError)
+
+    @precondition(lambda self: self.snapshots())
+    @rule(number=some, newer=st.booleans(), clones=rarely)
+    def rollback(self, number: int, newer: bool, clones: bool) -> None:
+        """A head taken back."""
+        name = self.some_snapshot(number)
+        gone: set[str] = set()
+        went: list[str] = []
+        if self.both(
+            lambda: went.extend(self.pool.rollback(name, destroy_newer=newer, destroy_clones=clones)),
+            lambda: gone.update(self.model.rollback(name, newer, clones)),
+            Busy,
+        ):
+            assert len(went) == len(gone) and set(went) == gone
+
+    @precondition(lambda self: self.snapshots())
+    @rule(number=some, tag=st.sampled_from(["x", "y"]), recursive=st.booleans())
+    def hold(self, number: int, tag: str, recursive: bool) -> None:
+        """A hold on a snapshot, or on those of its name below too."""
+        name = self.some_snapshot(number)
+        held = [self.model.at(one) for one in self.model.named(name, recursive)]
+
+        def model() -> None:
+            if any(tag in snapshot.holds for snapshot in held):
+                raise Refused
+
+        if self.both(lambda: self.pool.hold(tag, [name], recursive=recursive), model, AlreadyExists):
+            for snapshot in held:
+                snapshot.holds.add(tag)
+
+    @precondition(lambda self: any(self.model.at(name).holds for name in self.snapshots()))
+    @rule(number=some, recursive=st.booleans())
+    def release(self, number: int, recursive: bool) -> None:
+        """A hold taken away."""
+        held = [name for name in self.snapshots() if self.model.at(name).holds]
+        name = held[number % len(held)]
+        tag = min(self.model.at(name).holds)
+        some_held = [self.model.at(one) for one in sorted(self.model.named(name, recursive))]
+        self.pool.release(tag, [name], recursive=recursive)
+        for snapshot in some_held:
+            if tag in snapshot.holds:
+                self.model.release(snapshot, tag)
+
+    @precondition(lambda self: self.snapshots())
+    @rule(number=some, name=st.sampled_from(["b", "c"]))
+    def bookmark(self, number: int, name: str) -> None:
+        """A bookmark made, or destroyed if there is one."""
+        snapshot = self.some_snapshot(number)
+        base = snapshot.partition("@")[0]
+        bookmarks = self.model.datasets[base].bookmarks
+        if name in bookmarks:
+            with contextlib.suppress(AlreadyExists):
+                self.pool.bookmark(snapshot, f"{base}#{name}")
+                raise AssertionError("a name was taken twice")
+            assert self.pool.destroy(f"{base}#{name}").names == [f"{base}#{name}"]
+            del bookmarks[name]
             return
-        full = self.snapshots()[number % len(self.snapshots())]
-        base, _, tag = full.partition("@")
-        origin = self.model.datasets[base].find(tag)
-        found = self.pool._catalogue.find_snapshot(full)
-        assert origin is not None and found is not None
-        self.pool.create_dataset(name, parents=True)
+        self.pool.bookmark(snapshot, f"{base}#{name}")
+        bookmarks[name] = self.model.at(snapshot).when
+
+    @precondition(lambda self: self.snapshots())
+    @rule(number=some, onto=some, taken=st.integers(0, 10**5))
+    def write_head(self, number: int, onto: int, taken: int) -> None:
+        """A head that follows no image, as writing will leave it: some tree that the pool has."""
+        name = self.some_snapshot(number)
+        found = self.pool._catalogue.find_snapshot(name)
+        assert found is not None
+        into = self.dataset(onto)
         with self.pool._writer() as writer, self.pool._catalogue.change(writer) as change:
-            row = self.pool._catalogue.dataset(name)
-            self.pool._database.execute("UPDATE dataset SET origin = ? WHERE id = ?", (found.id, row.id))
-            self.pool._catalogue.set_head(change, row.id, found.root, None, 0)
-        self.model.create(name)
-        self.model.datasets[name] = Dataset(head=origin.logical, origin=origin)
+            row = self.pool._catalogue.dataset(into)
+            self.pool._catalogue.set_head(change, row.id, found.root, None, taken)
+        self.model.datasets[into].be(self.model.at(name), taken)
 
     # -- what must hold -------------------------------------------------------------------------------------------
 
@@ -285,6 +375,31 @@ class Histories(RuleBasedStateMachine):
         images = {f"{n}@{s.tag}" for n, d in self.model.datasets.items() for s in d.snapshots if s.kind == "image"}
         assert {entry.name for entry in entries if entry.kind == "image"} == images
         assert {entry.name for entry in self.pool.images()} == images
+
+    @invariant()
+    def lineage(self) -> None:
+        """Trees, origins, clones, holds, bookmarks."""
+        clones: dict[str, list[str]] = {}
+        for name, dataset in sorted(self.model.datasets.items(), key=lambda item: item[0].split("/")):
+            assert self.key(name) == dataset.tree()
+            origin = None if dataset.origin is None else self.model.name_of(dataset.origin)
+            assert self.pool.get(name, ["origin"])["origin"].value == origin
+            if origin is not None:
+                clones.setdefault(origin, []).append(name)
+        for name in self.snapshots():
+            snapshot = self.model.at(name)
+            assert self.key(name) == snapshot.tree
+            values = self.pool.get(name, ["userrefs", "defer_destroy", "clones"])
+            assert [one.value for one in values.values()] == [
+                len(snapshot.holds),
+                "on" if snapshot.deferred else "off",
+                ",".join(clones.get(name, [])) or None,
+            ]
+            assert [(one.snapshot, one.tag) for one in self.pool.holds([name])] == [
+                (name, tag) for tag in sorted(snapshot.holds)
+            ]
+        bookmarks = {f"{name}#{one}" for name, dataset in self.model.datasets.items() for one in dataset.bookmarks}
+        assert {entry.name for entry in self.pool.list(types=("bookmark",))} == bookmarks
 
     @invariant()
     def accounting(self) -> None:

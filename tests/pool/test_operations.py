@@ -245,12 +245,19 @@ def test_destroy_of_an_origin_is_refused(filled: Pool) -> None:
     found = filled._catalogue.find_snapshot("tank/images/base@s1")
     assert found is not None
     filled._database.execute("UPDATE dataset SET origin = ? WHERE name = 'tank/clone'", (found.id,))
-    for name, recursive in (("tank/images/base@s1", False), ("tank/images", True)):
+    for name, recursive, what in (
+        ("tank/images/base@s1", False, "snapshot"),
+        ("tank/images/base@s1", True, "snapshot"),
+        ("tank/images", True, "filesystem"),
+    ):
         with pytest.raises(Busy) as caught:
             filled.destroy(name, recursive=recursive)
         lines = str(caught.value).split("\n")
-        assert lines[0] == f"cannot destroy '{name}': filesystem has dependent clones"
-        assert lines[2:] == ["tank/clone"]
+        assert lines == [
+            f"cannot destroy '{name}': {what} has dependent clones",
+            "use '-R' to destroy the following datasets:",
+            "tank/clone",
+        ]
     assert filled.get("tank/clone", ["origin"])["origin"].value == "tank/images/base@s1"
 
 

@@ -11,7 +11,6 @@ import pytest
 from lamina.errors import AlreadyExists, Busy, LaminaError, NotFound
 from lamina.pool import Pool
 from lamina.pool.accounting import Accounting
-from lamina.pool.catalogue import Catalogue
 from lamina.store.record import Kind, scan_pack
 from tests.pool.processes import run
 from tests.pool.records import compare_with_catalogue
@@ -156,37 +155,3 @@ def test_names_change_while_others_look(place: Path, library: Library) -> None:
         assert kept[1] == computed[1]
         assert {number: kept[0].get(number) or computed[0][number] for number in computed[0]} == computed[0]
         compare_with_catalogue(pool)
-
-
-@pytest.mark.parametrize("after", ["datasets", "snapshots", "generation"])
-def test_figures_are_of_one_moment(pool: Pool, library: Library, monkeypatch: pytest.MonkeyPatch, after: str) -> None:
-    """Another process destroys between two of the queries that figures are computed from."""
-    for number in range(3):
-        pool.import_image(library[2 + number].path, f"tank/i@{number}")
-    real = getattr(Catalogue, after)
-
-    def overtaken(self: Catalogue, *arguments: object) -> object:
-        found = real(self, *arguments)
-        monkeypatch.setattr(Catalogue, after, real)
-        with Pool.open("tank", write=True) as other:
-            other.destroy("tank/i@1")
-        return found
-
-    accounting = Accounting(pool._catalogue)
-    monkeypatch.setattr(Catalogue, after, overtaken)
-    datasets, snapshots = accounting.compute()
-    assert len(snapshots) == 2
-    assert (datasets, snapshots) == Accounting(pool._catalogue).compute()
-    accounting.keep((datasets, snapshots))
-    assert Accounting(pool._catalogue).figures() == (datasets, snapshots)
-
-
-def test_figures_that_no_longer_hold_are_not_kept(pool: Pool, library: Library) -> None:
-    pool.import_image(library[2].path, "tank/i@1")
-    accounting = Accounting(pool._catalogue)
-    stale = accounting.compute()
-    with Pool.open("tank", write=True) as other:
-        other.import_image(library[3].path, "tank/i@2")
-        pool._database.execute("DELETE FROM figure")
-    accounting.keep(stale)
-    assert Accounting(pool._catalogue).figures() == Accounting(pool._catalogue).compute() != stale

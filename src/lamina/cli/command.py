@@ -126,7 +126,8 @@ def _next(queue: Iterator[str], name: str) -> str:
 
 
 TYPE = Option(
-    "t", "type", "what to show: filesystem, snapshot, image, all", "type[,...]", "=filesystem snapshot image all"
+    *("t", "type", "what to show: filesystem, snapshot, image, bookmark, all", "type[,...]"),
+    completes="=filesystem snapshot image bookmark all",
 )
 JSON = Option("j", "json", "print JSON")
 JSON_INT = Option("", "json-int", "print JSON with numbers as numbers of bytes (implies --json)")

@@ -6,8 +6,18 @@ from lamina.cli.command import Command
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "create": ("create", "create a dataset"),
-    "destroy": ("destroy", "destroy a dataset or a snapshot"),
+    "destroy": ("destroy", "destroy datasets, snapshots or a bookmark"),
+    "snapshot": ("snapshot", "take snapshots"),
+    "rollback": ("rollback", "take a dataset back to a snapshot"),
+    "clone": ("clone", "make a dataset that begins as a snapshot"),
+    "promote": ("promote", "make a clone the owner of the snapshots it comes from"),
+    "hold": ("hold", "keep snapshots from being destroyed"),
+    "release": ("release", "take holds away"),
+    "holds": ("holds", "list holds"),
+    "bookmark": ("bookmark", "remember a snapshot without keeping it"),
     "rename": ("rename", "rename a dataset or a snapshot"),
+    "prune": ("prune", "destroy old snapshots by rules of what to keep"),
+    "diff": ("diff", "show what differs between a snapshot and another state"),
     "list": ("list", "list datasets, snapshots and images with their space"),
     "get": ("get", "show properties and where their values come from"),
     "set": ("set", "set properties"),
@@ -20,16 +30,27 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pool create": ("pool_create", "make a directory a pool"),
     "pool list": ("pool_list", "list pools and their space"),
     "pool status": ("pool_status", "show the state of pools"),
+    "pool gc": ("pool_gc", "free what nothing refers to any more"),
     "pool get": ("pool_get", "show properties of a pool"),
+    "pool export": ("pool_export", "give a pool up, so that its directory can be moved"),
+    "pool import": ("pool_import", "take in a pool that was exported, moved or copied"),
+    "pool check": ("pool_check", "compare a pool's catalogue, packs, trees and names with each other"),
+    "pool recover": ("pool_recover", "rebuild a pool's catalogue from its packs"),
+    "pool upgrade": ("pool_upgrade", "bring pools of an older lamina up to date"),
+    "pool history": ("pool_history", "show which commands have changed a pool"),
+    "pool set": ("pool_set", "set a property of a pool"),
+    "pool destroy": ("pool_destroy", "destroy a pool with all that is in it"),
+    "pool scrub": ("pool_scrub", "verify all data, mend what is damaged"),
+    "pool clear": ("pool_clear", "forget the counts of errors"),
     "version": ("version", "show the version"),
     "help": ("help", "show the manual of a verb"),
     "completion": ("completion", "print a completion script for a shell"),
 }
 """Verb (one word or two) to module and summary, in the order of ``lamina help``."""
 
-ALIASES = {"umount": "unmount", "image ls": "image list", "ls": "list"}
+ALIASES = {"umount": "unmount", "image ls": "image list", "ls": "list", "snap": "snapshot"}
 
-HIDDEN = {"__complete": "complete"}
+HIDDEN = {"__complete": "complete", "__scrub": "scrub_process", "__objects": "serve_objects"}
 """Verbs that programs call, not people."""
 
 GROUPS = ("image", "pool")

@@ -7,7 +7,7 @@ from lamina.cli.command import Arguments
 from lamina.cli.output import complain
 from lamina.cli.pools import Pools
 from lamina.errors import LaminaError, NotFound, UsageError
-from lamina.pool.names import check_name, pool_of_name, printable, split_snapshot
+from lamina.pool.names import check_name, pool_of_name, printable
 from lamina.pool.properties import PROPERTIES, find_property, format_value, is_user_property, native_name
 
 TYPE_CHECKING = False
@@ -20,7 +20,8 @@ _TYPES = {
     "snapshot": ("snapshot",),
     "snap": ("snapshot",),
     "image": ("image",),
-    "all": ("filesystem", "snapshot"),
+    "bookmark": ("bookmark",),
+    "all": ("filesystem", "snapshot", "bookmark"),
 }
 
 
@@ -88,7 +89,8 @@ def select(
     roots: dict[str, list[str]] = {}
     for name in operands:
         try:
-            check_name(name)
+            if "#" not in name:
+                check_name(name)
             if not pools.of(name).exists(name):
                 raise NotFound(f"cannot open '{printable(name)}': dataset does not exist")
         except LaminaError as error:
@@ -103,10 +105,11 @@ def select(
         if types:
             _add(selection, pool, names, types, recursive, depth)
             continue
-        snapshots = [name for name in names if "@" in name]
-        datasets = [name for name in names if "@" not in name]
-        if snapshots:
-            _add(selection, pool, snapshots, ("snapshot",), False, None)
+        for mark, type_ in (("@", "snapshot"), ("#", "bookmark")):
+            named = [name for name in names if mark in name]
+            if named:
+                _add(selection, pool, named, (type_,), False, None)
+        datasets = [name for name in names if "@" not in name and "#" not in name]
         if datasets:
             _add(selection, pool, datasets, ("filesystem",), recursive, depth)
     _merge(selection)
@@ -132,9 +135,9 @@ def _merge(selection: Selection) -> None:
         selection.groups = [(pool, sorted(found.values(), key=_order)) for pool, found in joined.values()]
 
 
-def _order(entry: "Entry") -> tuple[str, bool, int]:
-    dataset, snapshot = split_snapshot(entry.name)
-    return dataset, snapshot is not None, entry.id
+def _order(entry: "Entry") -> tuple[str, int, int]:
+    dataset = entry.name.partition("@")[0].partition("#")[0]
+    return dataset, ("filesystem", "snapshot", "bookmark").index(entry.type), entry.id
 
 
 def entry_json(

@@ -7,6 +7,7 @@
 import os
 import sys
 
+from lamina.cli.typed import running
 from lamina.errors import LaminaError, UsageError
 
 _HELP_WORDS = ("-h", "--help", "-?")
@@ -66,7 +67,8 @@ def _dispatch(words: list[str]) -> int:
     if verb not in commands.HIDDEN and not asking.isdisjoint(options):
         return commands.load("help").run(commands.load("help").parse([verb]))
     try:
-        return command.run(command.parse(rest))
+        with running((*verb.split(), *rest)):
+            return command.run(command.parse(rest))
     except UsageError as error:
         sys.stdout.flush()
         _complain(str(error))

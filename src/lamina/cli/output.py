@@ -57,3 +57,10 @@ def complain(message: str) -> None:
     """Print one line on standard error, safe for a terminal."""
     sys.stdout.flush()
     print(printable(message), file=sys.stderr)
+
+
+def refuse(error: Exception, status: int = 1) -> int:
+    """Print why something was refused, with what is in the way one name a line; returns the exit status."""
+    for line in str(error).split("\n"):
+        complain(line)
+    return status

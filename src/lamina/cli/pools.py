@@ -2,6 +2,7 @@
 
 from types import TracebackType
 
+from lamina.cli.typed import command
 from lamina.errors import LaminaError, NotFound
 from lamina.pool.names import pool_of_name, printable
 
@@ -15,6 +16,7 @@ class Pools:
 
     def __init__(self, *, write: bool = False) -> None:
         self._write = write
+        self._command = command()
         self._open: dict[str, Pool] = {}
 
     def __enter__(self) -> "Pools":
@@ -44,6 +46,8 @@ class Pools:
                 if key in pool_names():
                     raise
                 raise NotFound(absent or f"cannot open '{printable(name)}': dataset does not exist") from None
+            if self._write:
+                pool.command = self._command
             self._open[key] = pool
         return pool
 

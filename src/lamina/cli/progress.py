@@ -30,11 +30,13 @@ class ProgressBar:
         label: str,
         *,
         saving: bool = True,
+        counting: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``saving``: whether the work stores something, so that what is saved can be shown."""
+        """``saving``: whether the work stores something, so that what is saved can be shown; ``counting``: files."""
         self._saving = saving
+        self._counting = counting
         self._label = printable(label)
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
@@ -90,7 +92,7 @@ class ProgressBar:
         speed = f"{format_size(int(rate))}/s"
         left = f"{_duration((total - done) / rate)} left" if total and rate > 0 and total >= done else ""
         percent = f"{min(100, 100 * done // total)}%" if total else ""
-        count = f"{files} files"
+        count = f"{files} files" if self._counting else ""
         # The most important first: as many as fit are kept, shown in the order of the last tuple.
         chosen: list[str] = []
         room = width - 1

@@ -36,10 +36,19 @@ NS = 1_000_000_000
 _NODE = struct.Struct("<2sBBI")
 _KEY = struct.Struct(">QB")
 _KEY_U64 = struct.Struct(">QBQ")
+unpack_key = _KEY.unpack_from
+"""(inode number, kind) of any key; for those who look at all items of a tree."""
+unpack_number_key = _KEY_U64.unpack
+"""(inode number, kind, number) of a key made by ``number_key``."""
 _INODE = struct.Struct("<IIIIQqIqIqIQI")
 _PARENT = struct.Struct("<Q")
+_INODE_HEAD = struct.Struct("<I8xIQ")
 _DIRENT = struct.Struct("<QB")
 _EXTENT = struct.Struct("<II32s")
+unpack_dirent_value = _DIRENT.unpack_from
+"""(inode number, type as ``S_IFMT >> 12``) of a DIRENT item; its name is what follows."""
+unpack_extent_value = _EXTENT.unpack
+"""(length, offset in the chunk, chunk key) of an EXTENT item."""
 _ROOT = struct.Struct("<2sBB32sQQQQQ")
 _VERSION = 1
 _LEAST_KEY = _KEY.size
@@ -121,6 +130,15 @@ def unpack_inode(ino: int, value: bytes) -> Inode:
     except struct.error:
         raise DamagedData(f"inode {ino} is damaged") from None
     return Inode(ino, mode, uid, gid, nlink, size, ms * NS + mn, cs * NS + cn, as_ * NS + an, rdev, flags, parent)
+
+
+def inode_head(value: bytes) -> tuple[int, int, int, int]:
+    """(mode, nlink, size, parent) of an INODE item, for those who look at all of them. Raises ``DamagedData``."""
+    if len(value) == _INODE.size + _PARENT.size:
+        return *_INODE_HEAD.unpack_from(value), _PARENT.unpack_from(value, _INODE.size)[0]
+    if len(value) != _INODE.size:
+        raise DamagedData("an inode is damaged")
+    return *_INODE_HEAD.unpack_from(value), 0
 
 
 def pack_dirent(ino: int, mode_type: int, name: bytes) -> bytes:

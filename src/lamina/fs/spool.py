@@ -1,7 +1,6 @@
 """Tree items in any order, given back sorted, in bounded memory: what does not fit is sorted into runs on disk."""
 
 import contextlib
-import errno
 import heapq
 import struct
 import tempfile
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from lamina.errors import AccessDenied, LaminaError, NoSpace
+from lamina.store.disk import translated
 
 _HEAD = struct.Struct("<HI")
 _OVERHEAD = 180
@@ -51,7 +50,10 @@ class ItemSpool:
         if not self._runs:
             yield from self._items
             return
-        yield from heapq.merge(*(_read_run(run) for run in self._runs), self._items)
+        try:
+            yield from heapq.merge(*(_read_run(run) for run in self._runs), self._items)
+        except OSError as error:
+            raise translated(error, f"cannot read back from '{self._directory}'") from error
 
     def close(self) -> None:
         """Release the files."""
@@ -70,12 +72,7 @@ class ItemSpool:
                 run.write(_HEAD.pack(len(key), len(value)) + key + value)
             run.flush()
         except OSError as error:
-            what = f"cannot write to '{self._directory}': {error.strerror}"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace(f"{what}; destroy what is not needed, or move the pool to a larger disk") from error
-            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise AccessDenied(what) from error
-            raise LaminaError(what) from error
+            raise translated(error, f"cannot write to '{self._directory}'") from error
         self._items = []
         self._held = 0
 

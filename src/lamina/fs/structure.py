@@ -7,6 +7,7 @@ the hash of its inode, each inode takes away ``nlink`` times its own. Only what 
 in 2**60 or so, anew with each process).
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from stat import S_IFDIR, S_IFLNK, S_IFREG
@@ -20,13 +21,15 @@ from lamina.fs.node import (
     SYMLINK,
     XATTR,
     Node,
+    inode_head,
     key_ino,
-    unpack_dirent,
-    unpack_extent,
-    unpack_inode,
+    unpack_dirent_value,
+    unpack_extent_value,
+    unpack_key,
+    unpack_number_key,
 )
 from lamina.fs.tree import TreeReader
-from lamina.fs.types import ROOT_INO, Inode, Totals
+from lamina.fs.types import ROOT_INO, Totals
 
 _MOST_PROBLEMS = 8
 """Of one subtree, and of one tree: what is broken mostly is so in a thousand places."""
@@ -164,82 +167,94 @@ class Leaf:
 
 def read_leaf(node: Node) -> Leaf:
     """Look at every item of a leaf. Raises ``DamagedData`` where one cannot be read."""
+    try:
+        return _read_leaf(node)
+    except struct.error:
+        raise DamagedData("a tree node holds an item of the wrong length") from None
+
+
+def _read_leaf(node: Node) -> Leaf:
+    """Written out in one piece: a check passes a million items here."""
     sums = Summary()
     chunks: dict[bytes, int] = {}
     problems: list[str] = []
     below: list[tuple[int, int]] = []
-    run: Run | None = None
+    # The inode at hand, as in ``Run``; its type is -1 before the first one and 0 where its inode item lies before.
+    last, mode_type, size, kinds, first_extent, end = 0, -1, 0, 0, -1, 0
     links = homes = parents = edges = data_bytes = 0
     for key, value in zip(node.keys, node.values, strict=True):
-        ino, kind = key_ino(key), key[8]
+        ino, kind = unpack_key(key)
         if kind == INODE:
-            if run is not None and run.type:
-                problems += _finished(run)
-            inode = unpack_inode(ino, value)
-            mode_type = inode.mode & 0o170000
-            run = Run(ino, mode_type, inode.size)
-            sums.tail = run
+            if mode_type > 0:
+                if kinds & ~_ALLOWED.get(mode_type, _ANY) or end > size or mode_type == S_IFLNK:
+                    problems += _finished(Run(last, mode_type, size, kinds, first_extent, end))
+            elif mode_type == 0 and not sums.inodes:
+                sums.head = Run(last, 0, 0, kinds, first_extent, end)
+            mode, nlink, size, parent = inode_head(value)
+            last, mode_type, kinds, first_extent, end = ino, mode & 0o170000, 0, -1, 0
             sums.inodes += 1
-            links += inode.nlink * hash((ino, mode_type, _SALT))
+            links += nlink * hash((ino, mode_type, _SALT))
             if mode_type == S_IFREG:
                 sums.files += 1
             elif mode_type == S_IFDIR:
                 sums.directories += 1
                 homes += hash((ino, _SALT))
-            if not inode.nlink:
-                problems.append(f"inode {ino} has no name")
-            if not inode.parent:
+            if not nlink or mode_type <= 0:
+                problems.append(f"inode {ino} has no name, or no type")
+            if not parent:
                 sums.orphans += 1
             elif ino != ROOT_INO:
-                parents += hash((ino, inode.parent, _SALT))
-            elif inode.parent != ROOT_INO:
+                parents += hash((ino, parent, _SALT))
+            elif parent != ROOT_INO:
                 problems.append("the root directory has a parent")
             continue
-        if run is None or run.ino != ino:
-            if run is not None:
+        if ino != last or mode_type < 0:
+            if mode_type >= 0:
                 problems.append(f"inode {ino} has items, but no inode item")
-                if run.type:
-                    problems += _finished(run)
-            run = Run(ino)
-            if sums.head is None and sums.tail is None:
-                sums.head = run
-            sums.tail = run
-        run.kinds |= 1 << kind
+            last, mode_type, size, kinds, first_extent, end = ino, 0, 0, 0, -1, 0
+        kinds |= 1 << kind
         if kind == EXTENT:
-            extent = unpack_extent(key, value)
-            end = extent.offset + extent.length
-            if run.first_extent < 0:
-                run.first_extent = extent.offset
-            elif extent.offset < run.last_end:
+            _, _, offset = unpack_number_key(key)
+            length, start, chunk = unpack_extent_value(value)
+            if first_extent < 0:
+                first_extent = offset
+            elif offset < end:
                 problems.append(f"inode {ino} has extents that overlap")
-            run.last_end = max(run.last_end, end)
-            data_bytes += extent.length
-            need = extent.chunk_offset + extent.length
-            if chunks.get(extent.key, -1) < need:
-                chunks[extent.key] = need
+            end = offset + length
+            data_bytes += length
+            need = start + length
+            if chunks.get(chunk, -1) < need:
+                chunks[chunk] = need
         elif kind == DIRENT:
-            entry = unpack_dirent(key, value)
-            child = entry.ino
+            child, letter = unpack_dirent_value(value)
             parents -= hash((child, ino, _SALT))
-            if entry.mode_type == S_IFDIR:
+            if letter == _DIRECTORY:
                 # Its name and its own ".", and the ".." in it, which is a link to the directory that holds it.
                 links -= 2 * hash((child, S_IFDIR, _SALT)) + hash((ino, S_IFDIR, _SALT))
                 homes -= hash((child, _SALT))
                 edges += hash((ino, child, _EDGE))
                 below.append((ino, child))
             else:
-                links -= hash((child, entry.mode_type, _SALT))
-            if not entry.name or b"/" in entry.name or b"\0" in entry.name or entry.name in (b".", b".."):
+                links -= hash((child, letter << 12, _SALT))
+            name = value[9:]
+            if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
                 problems.append(f"directory {ino} has an entry with a name that cannot be")
         elif kind not in (XATTR, SYMLINK):
             problems.append(f"inode {ino} has an item of a kind that is not known")
+    sums.tail = Run(last, mode_type, size, kinds, first_extent, end)
+    if not mode_type and sums.head is None and not sums.inodes:
+        sums.head = sums.tail
     sums.links, sums.homes, sums.parents, sums.edges, sums.data_bytes = links, homes, parents, edges, data_bytes
     sums.below = tuple(below)
-    sums.largest = key_ino(node.keys[-1])
+    sums.largest = last
     sums.problems = tuple(problems[:_MOST_PROBLEMS])
     return Leaf(sums, chunks)
 
 
+_DIRECTORY = S_IFDIR >> 12
+_ANY = 1 << XATTR
+_ALLOWED = {mode_type: _ANY | 1 << kind for kind, mode_type in _TYPES.items()}
+"""Kinds of items that an inode of a type may have, as bits."""
 _SALT = "names"
 _EDGE = "edge"
 """Strings, whose hashes are salted anew in each process (object.__hash__ in the language reference)."""
@@ -304,26 +319,26 @@ def _is_one(summary: Summary) -> bool:
 
 def _explained(reader: TreeReader) -> Iterator[str]:
     """What is wrong with names and inodes, from all of them at once."""
-    inodes: dict[int, Inode] = {}
+    inodes: dict[int, tuple[int, int, int]] = {}
+    """(type, links, parent) by number."""
     names: dict[int, list[tuple[int, int]]] = {}
     below: dict[int, list[int]] = {}
     for leaf in reader.leaves():
         for key, value in zip(leaf.keys, leaf.values, strict=True):
             if key[8] == INODE:
-                inodes[key_ino(key)] = unpack_inode(key_ino(key), value)
+                mode, nlink, _, parent = inode_head(value)
+                inodes[key_ino(key)] = (mode & 0o170000, nlink, parent)
             elif key[8] == DIRENT:
-                entry = unpack_dirent(key, value)
-                names.setdefault(entry.ino, []).append((key_ino(key), entry.mode_type))
-                if entry.mode_type == S_IFDIR:
-                    below.setdefault(key_ino(key), []).append(entry.ino)
-    root = inodes.get(ROOT_INO)
-    if root is None or root.mode & 0o170000 != S_IFDIR:
+                child, letter = unpack_dirent_value(value)
+                names.setdefault(child, []).append((key_ino(key), letter << 12))
+                if letter == _DIRECTORY:
+                    below.setdefault(key_ino(key), []).append(child)
+    if inodes.get(ROOT_INO, (0, 0, 0))[0] != S_IFDIR:
         yield "it has no root directory"
     for ino in sorted(names.keys() - inodes.keys()):
         yield f"a name in directory {names[ino][0][0]} is of inode {ino}, which is not there"
-    for ino, inode in inodes.items():
+    for ino, (mode_type, nlink, parent) in inodes.items():
         held = names.get(ino, [])
-        mode_type = inode.mode & 0o170000
         if any(told != mode_type for _, told in held):
             yield f"a name of inode {ino} says another type than the inode"
         if mode_type == S_IFDIR:
@@ -332,10 +347,10 @@ def _explained(reader: TreeReader) -> Iterator[str]:
                 yield f"directory {ino} has {len(held)} names"
         else:
             wanted = len(held)
-        if inode.nlink != wanted:
-            yield f"inode {ino} has {wanted} links, it says {inode.nlink}"
-        if inode.parent and ino != ROOT_INO and all(parent != inode.parent for parent, _ in held):
-            yield f"inode {ino} says that directory {inode.parent} holds it, which does not"
+        if nlink != wanted:
+            yield f"inode {ino} has {wanted} links, it says {nlink}"
+        if parent and ino != ROOT_INO and all(holder != parent for holder, _ in held):
+            yield f"inode {ino} says that directory {parent} holds it, which does not"
     seen = {ROOT_INO}
     stack = [ROOT_INO]
     while stack:
@@ -343,8 +358,8 @@ def _explained(reader: TreeReader) -> Iterator[str]:
             if child not in seen:
                 seen.add(child)
                 stack.append(child)
-    for ino, inode in inodes.items():
-        if inode.mode & 0o170000 == S_IFDIR and ino not in seen:
+    for ino, (mode_type, _, _) in inodes.items():
+        if mode_type == S_IFDIR and ino not in seen:
             yield f"directory {ino} cannot be reached from the root"
 
 

@@ -38,9 +38,9 @@ def mount(
     """
 
     def open_source() -> "Source":
-        from lamina.pool import Pool
+        from lamina.pool.pinning import open_pinned
 
-        source: Source = Pool.open(pool)
+        source: Source = open_pinned(pool)
         return source
 
     from lamina.mount.control import check_mountpoint

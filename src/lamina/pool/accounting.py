@@ -5,28 +5,40 @@ origin reaches: ``usedbydataset`` is H-O, ``usedbychildren`` C-H, ``usedbysnapsh
 ``unique`` is what nothing outside reaches: what the pool would get back. A snapshot's ``used`` is what nothing else in
 its dataset reaches.
 
-Sets are Roaring bitmaps of row numbers, kept with each root; figures are computed for the whole pool at once and kept
-until names change.
+Sets are Roaring bitmaps of row numbers, kept with each root. Figures are not computed when names change but when they
+are next asked for: then the datasets whose roots have changed, and those above them, are summed anew, by the
+difference to the sets they were before (``pool/ledger.py``).
 """
 
-import json
-from array import array
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pyroaring import BitMap64
 
-from lamina.errors import LaminaError
-from lamina.pool.catalogue import Catalogue, DatasetRow, SnapshotRow
-from lamina.store.database import Database
+from lamina.errors import Busy, DamagedData
+from lamina.pool.catalogue import Catalogue
+from lamina.pool.ledger import PARTS, Changes, Ledger, kept_generation, resized
+from lamina.pool.names import split_snapshot
+from lamina.pool.reach import Overtaken, read_names
+from lamina.pool.reckoning import Reckoning
+from lamina.pool.sums import Sizes
 
-_BLOCK = 1 << 16
-_BLOCKS = 32
+__all__ = ["Accounting", "Figures", "Sizes", "ratio"]
+
+_T = TypeVar("_T")
+_TRIES = 20
+"""Times that others may change names while figures are computed."""
+_FEW = 200
+"""Up to so many entries are asked for one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Sums of one dataset or snapshot, in bytes. ``decoded`` and ``refdecoded`` the same sets before compression."""
+    """Sums of one dataset or snapshot, in bytes. ``decoded`` and ``refdecoded`` the same sets before compression.
+
+    ``alone``: what only the head reaches, and neither a snapshot of it nor its origin.
+    """
 
     used: int = 0
     referenced: int = 0
@@ -40,6 +52,7 @@ class Figures:
     logicalused: int = 0
     logicalreferenced: int = 0
     files: int = 0
+    alone: int = 0
 
     def compressratio(self) -> float:
         """Decoded over stored bytes: compression alone."""
@@ -63,274 +76,298 @@ def ratio(numerator: int, denominator: int) -> float:
     return max(numerator * 100 // denominator, 100) / 100 if denominator else 1.0
 
 
-class Sizes:
-    """Stored and decoded sizes by object row."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._blocks: dict[int, tuple[array[int], array[int]]] = {}
-
-    def sums(self, objects: BitMap64) -> tuple[int, int]:
-        """(stored, decoded) bytes of a set of objects."""
-        stored = decoded = 0
-        block_number = -1
-        stored_block: array[int] = array("I")
-        decoded_block: array[int] = array("I")
-        for number in objects:
-            if number >> 16 != block_number:
-                block_number = number >> 16
-                stored_block, decoded_block = self._block(block_number)
-            stored += stored_block[number & 0xFFFF]
-            decoded += decoded_block[number & 0xFFFF]
-        return stored, decoded
-
-    def _block(self, number: int) -> "tuple[array[int], array[int]]":
-        block = self._blocks.get(number)
-        if block is None:
-            if len(self._blocks) >= _BLOCKS:
-                self._blocks.pop(next(iter(self._blocks)))
-            block = self._blocks[number] = (array("I", bytes(4 * _BLOCK)), array("I", bytes(4 * _BLOCK)))
-            for row, stored, decoded in self._database.query(
-                "SELECT id, stored, decoded FROM object WHERE id >= ? AND id < ?", (number << 16, (number + 1) << 16)
-            ):
-                block[0][row & 0xFFFF] = stored
-                block[1][row & 0xFFFF] = decoded
-        return block
-
-
-@dataclass(frozen=True, slots=True)
-class _Tree:
-    objects: BitMap64
-    stored: int
-    decoded: int
-    data_bytes: int
-    files: int
-
-
-_EMPTY = _Tree(BitMap64(), 0, 0, 0, 0)
-
-
 class Accounting:
-    """Figures of all datasets and snapshots of a pool."""
+    """Figures of the datasets and snapshots of a pool. What one object computed it remembers."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, *, keep: bool = True) -> None:
+        """``keep``: what is computed is kept in the catalogue, if that can be."""
         self._catalogue = catalogue
         self._database = catalogue.database
-        self._computed_at = -1
+        self._keep = keep
+        self._known: Reckoning | None = None
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def datasets(self, numbers: Collection[int] | None = None, *, unique: bool = False) -> dict[int, Figures]:
+        """Figures by row of these datasets, or of all; of those that are there. ``unique`` costs more."""
+        return self._now(lambda: self._datasets(numbers, unique))
+
+    def snapshots(self, numbers: Collection[int] | None = None, *, unique: bool = False) -> dict[int, Figures]:
+        """The same of snapshots."""
+        return self._now(lambda: self._snapshots(numbers, unique))
 
     def figures(self) -> tuple[dict[int, Figures], dict[int, Figures]]:
-        """(by dataset row, by snapshot row). Computed if names have changed since they were last kept."""
-        kept = self._kept()
-        if kept is not None:
-            return kept
-        figures = self.compute()
-        if self._database.writable:
-            self.keep(figures)
-        return figures
+        """(by dataset row, by snapshot row), all of them."""
+        return self._now(lambda: (self._datasets(None, True), self._snapshots(None, True)))
 
     def refresh(self) -> None:
-        """Compute and keep the figures now, so that whoever reads next, and may not write, finds them."""
-        if self._kept() is None:
-            self.keep(self.compute())
-
-    def _kept(self) -> tuple[dict[int, Figures], dict[int, Figures]] | None:
-        rows = self._database.query("SELECT kind, id, figures FROM figure")
-        if not rows:
-            return None
-        found: dict[str, dict[int, Figures]] = {"dataset": {}, "snapshot": {}}
-        for kind, number, text in rows:
-            found[kind][number] = Figures(*json.loads(text))
-        return found["dataset"], found["snapshot"]
-
-    def keep(self, figures: tuple[dict[int, Figures], dict[int, Figures]]) -> None:
-        """Keep computed figures if they still hold."""
-        try:
-            with self._database.transaction():
-                if self._computed_at != self._catalogue.generation():
-                    return
-                self._database.execute_many(
-                    "INSERT OR REPLACE INTO figure(kind, id, figures) VALUES (?, ?, ?)",
-                    [
-                        (kind, number, json.dumps(astuple(one)))
-                        for kind, some in zip(("dataset", "snapshot"), figures, strict=True)
-                        for number, one in some.items()
-                    ],
-                )
-        except LaminaError:
-            return  # a full disk must not make reading fail
-
-    # -- computing ------------------------------------------------------------------------------------------------
+        """Compute and keep what has changed, so that whoever asks next finds it."""
+        self._now(lambda: None)
 
     def compute(self) -> tuple[dict[int, Figures], dict[int, Figures]]:
-        """All figures from the rows and bitmaps."""
-        datasets, some, trees = self._read()
-        snapshots: dict[int, list[SnapshotRow]] = {row.id: [] for row in datasets}
-        for snapshot in some:
-            snapshots[snapshot.dataset].append(snapshot)
-        origins = {row.id: row for row in some}
-        computation = _Computation(datasets, snapshots, trees, origins, Sizes(self._database))
-        return computation.datasets(), computation.snapshots()
+        """All figures from the rows and bitmaps; nothing that was kept is used, and nothing is kept."""
+        fresh = Accounting(self._catalogue, keep=False)
 
-    def _read(self) -> tuple[list[DatasetRow], list[SnapshotRow], dict[int, _Tree]]:
-        """Rows and trees of one generation: those of another process's change in between are read anew."""
-        while True:
-            self._computed_at = self._catalogue.generation()
-            datasets, snapshots = self._catalogue.datasets(), self._catalogue.snapshots()
-            roots = {row.root for row in snapshots} | {row.head for row in datasets}
-            trees = self._trees(roots)
-            if self._catalogue.generation() == self._computed_at:
-                return datasets, snapshots, trees
+        def look() -> tuple[dict[int, Figures], dict[int, Figures]]:
+            fresh._known = fresh._reckon(ignore=True)
+            return fresh._datasets(None, True), fresh._snapshots(None, True)
+
+        return fresh._at_one_moment(look)
+
+    def changed(self) -> dict[int, Figures]:
+        """Figures of all datasets as the rows are now, inside a transaction that has not ended: for limits."""
+        fresh = Accounting(self._catalogue, keep=False)
+        fresh._known = fresh._reckon()
+        return fresh._datasets(None, False)
 
     def used(self, name: str) -> int:
-        """``used`` of one dataset, computed now: for quotas, inside a transaction."""
-        datasets, _ = self.compute()
-        return datasets[self._catalogue.dataset(name).id].used
+        """``used`` of one dataset as the rows are now, inside a transaction that has not ended."""
+        return self.changed()[self._catalogue.dataset(name).id].used
 
-    def reclaim(self, doomed: set[str]) -> int:
+    def reached(self) -> BitMap64:
+        """The rows of all objects that names reach."""
+        return self._at_one_moment(lambda: self._reckon().reached())
+
+    def lasting(self, dataset: int, into: int | None) -> tuple[BitMap64, int]:
+        """What goes on being counted in a dataset when the head of ``into``, it or one below, becomes another tree.
+
+        The objects that more reaching of which adds nothing, and the stored bytes that are ``used`` for certain.
+        """
+        return self._at_one_moment(lambda: self._lasting(dataset, into))
+
+    def reclaim(self, doomed: Collection[str]) -> int:
         """Stored bytes that nothing reaches once the datasets and snapshots of these names are gone."""
-        datasets, snapshots, trees = self._read()
-        names = {row.id: row.name for row in datasets}
-        going: set[int] = set()
-        staying: set[int] = set()
-        gone: set[int] = set()
-        for snapshot in snapshots:
-            is_doomed = f"{names[snapshot.dataset]}@{snapshot.name}" in doomed
-            if is_doomed:
-                gone.add(snapshot.id)
-            if snapshot.root is not None:
-                (going if is_doomed else staying).add(snapshot.root)
-        for row in datasets:
-            if row.head is not None:
-                (going if row.name in doomed or row.follows in gone else staying).add(row.head)
-        lost = _union([trees[root].objects for root in going]) - _union([trees[root].objects for root in staying])
-        return Sizes(self._database).sums(lost)[0]
+        return self._at_one_moment(lambda: self._reclaim(doomed))
 
-    def _trees(self, roots: set[int | None]) -> dict[int, _Tree]:
-        trees: dict[int, _Tree] = {}
-        for root, objects, stored, decoded, data_bytes, files in self._database.query(
-            "SELECT root, objects, stored, decoded, data_bytes, files FROM tree"
-        ):
-            if root in roots:
-                trees[root] = _Tree(BitMap64.deserialize(objects), stored, decoded, data_bytes, files)
-        return trees
+    # -- one moment -----------------------------------------------------------------------------------------------
 
+    def _now(self, look: Callable[[], _T]) -> _T:
+        def brought_up_to_date() -> _T:
+            self._bring()
+            return look()
 
-class _Computation:
-    def __init__(
-        self,
-        datasets: list[DatasetRow],
-        snapshots: dict[int, list[SnapshotRow]],
-        trees: dict[int, _Tree],
-        snapshot_rows: dict[int, SnapshotRow],
-        sizes: Sizes,
-    ) -> None:
-        self._rows = datasets
-        self._snapshot_rows = snapshots
-        self._trees = trees
-        self._by_id = snapshot_rows
-        self._sizes = sizes
-        self._own = [self._union([row.head, *(s.root for s in snapshots[row.id])]) for row in datasets]
+        return self._at_one_moment(brought_up_to_date)
 
-    def _tree(self, root: int | None) -> _Tree:
-        return _EMPTY if root is None else self._trees[root]
+    def _at_one_moment(self, look: Callable[[], _T]) -> _T:
+        """What ``look`` finds while nobody changes what names reach."""
+        for _ in range(_TRIES):
+            generation = self._catalogue.generation()
+            try:
+                found = look()
+            except Overtaken:
+                self._known = None
+                continue
+            if self._catalogue.generation() == generation:
+                return found
+        if self._catalogue.generation() == generation:
+            raise DamagedData("the catalogue is damaged: a root has no totals; 'lamina pool check' says more")
+        raise Busy("the names of the pool change faster than figures can be computed; try again")
 
-    def _union(self, roots: Iterable[int | None]) -> BitMap64:
-        return _union([self._trees[root].objects for root in {*roots} if root is not None])
+    def _bring(self) -> None:
+        """Have kept figures that hold, or computed ones."""
+        generation = self._catalogue.generation()
+        if resized(self._database):
+            self._known = None
+        elif kept_generation(self._database) == generation:
+            if self._known is not None and self._known.names.generation != generation:
+                self._known = None
+            return
+        if self._known is None or self._known.names.generation != generation:
+            self._known = self._reckon()
+            self._save(self._known)
 
-    def datasets(self) -> dict[int, Figures]:
-        """Figures of datasets; children come after their parents in the rows, in one run."""
-        once = _once(self._own)
-        logical: dict[int, int] = {}
+    def _save(self, reckoning: Reckoning) -> None:
+        if self._keep:
+            reckoning.ledger.save()
+
+    def _reckon(self, *, ignore: bool = False) -> Reckoning:
+        repaired = bool(resized(self._database))
+        names = read_names(self._catalogue)
+        ledger = Ledger(self._database, names.generation, ignore=ignore or repaired)
+        reckoning = Reckoning(self._database, names, ledger)
+        if repaired:
+            reckoning.measure_again()
+        reckoning.run()
+        return reckoning
+
+    # -- putting figures together ---------------------------------------------------------------------------------
+
+    def _datasets(self, numbers: Collection[int] | None, unique: bool) -> dict[int, Figures]:
+        new, kept = self._sources()
+        where, asked = _among("d.id", numbers)
+        rows = self._database.query(
+            "SELECT d.id, d.head, r.logical, t.stored, t.decoded, t.data_bytes, t.files FROM dataset d "
+            f"LEFT JOIN reach r ON r.dataset = d.id LEFT JOIN tree t ON t.root = d.head {where}",
+            asked,
+        )
+        sums: dict[tuple[int, str], tuple[int, int]] = {}
+        if kept:
+            where, asked = _among("dataset", numbers, "part <> 'unique' OR generation = ?")
+            for dataset, part, stored, decoded in self._database.query(
+                f"SELECT dataset, part, stored, decoded FROM figure {where}",
+                (*asked, self._catalogue.generation()),
+            ):
+                sums[dataset, part] = (stored, decoded)
+        sums |= {key: (one.stored, one.decoded) for key, one in new.figures.items()}
+        wanted = [row[0] for row in rows if numbers is None or row[0] in numbers]
+        missing = [number for number in wanted if unique and (number, "unique") not in sums]
+        if missing:
+            reckoning = self._reckoning()
+            missing = [number for number in missing if number in reckoning.names.by_id]
+            reckoning.unique_datasets(missing)
+            found = reckoning.ledger.new.figures
+            sums |= {(number, "unique"): (found[number, "unique"].stored, 0) for number in missing}
+            self._save(reckoning)
+        trees = new.trees
+        return {
+            number: _figures_of_dataset(
+                [sums.get((number, part), (0, 0)) for part in (*PARTS, "unique")],
+                new.reaches[number].logical if number in new.reaches else logical or 0,
+                trees.get(head, (stored or 0, decoded or 0)),
+                (data_bytes or 0, files or 0),
+            )
+            for number, head, logical, stored, decoded, data_bytes, files in rows
+            if numbers is None or number in numbers
+        }
+
+    def _snapshots(self, numbers: Collection[int] | None, unique: bool) -> dict[int, Figures]:
+        new, kept = self._sources()
+        where, asked = _among("s.id", numbers)
+        rows = self._database.query(
+            "SELECT s.id, s.dataset, s.root, s.taken, t.stored, t.decoded, t.data_bytes, t.files, u.stored, q.stored "
+            "FROM snapshot s LEFT JOIN tree t ON t.root = s.root "
+            "LEFT JOIN share u ON u.dataset = s.dataset AND u.root = s.root AND u.part = 'used' "
+            "LEFT JOIN share q ON q.dataset = s.dataset AND q.root = s.root AND q.part = 'unique' "
+            f"AND q.generation = ? {where}",
+            (self._catalogue.generation(), *asked),
+        )
+        if numbers is not None:
+            rows = [row for row in rows if row[0] in numbers]
+        used = {(dataset, root): one for (dataset, root, part), one in new.shares.items() if part == "used"}
+        alone = {
+            (dataset, root): one.stored
+            for (dataset, root, part), one in new.shares.items()
+            if part == "unique" and one is not None
+        }
+        if unique:
+            missing: dict[int, set[int]] = {}
+            for row in rows:
+                if (row[9] is None or not kept) and row[2] is not None and (row[1], row[2]) not in alone:
+                    missing.setdefault(row[1], set()).add(row[2])
+            alone |= self._unique_roots(missing)
         found: dict[int, Figures] = {}
-        for at in range(len(self._rows) - 1, -1, -1):
-            row = self._rows[at]
-            end = at + 1
-            while end < len(self._rows) and self._rows[end].name.startswith(row.name + "/"):
-                end += 1
-            own_logical = sum(s.taken for s in self._snapshot_rows[row.id])
-            roots = {s.root for s in self._snapshot_rows[row.id]}
-            if row.follows is None and row.head is not None and row.head not in roots:
-                own_logical += row.taken
-            depth = row.name.count("/") + 1
-            children = [r.id for r in self._rows[at + 1 : end] if r.name.count("/") == depth]
-            logical[row.id] = own_logical + sum(logical[child] for child in children)
-            found[row.id] = self._dataset(at, end, once, logical[row.id])
+        for number, dataset, root, taken, stored, decoded, data_bytes, files, share, only in rows:
+            if root is None:
+                found[number] = Figures(logicalused=taken)
+                continue
+            if not kept:
+                share, only = 0, 0
+            if (dataset, root) in used:
+                one = used[dataset, root]
+                share = 0 if one is None else one.stored
+            stored, decoded = new.trees.get(root, (stored, decoded))
+            found[number] = Figures(
+                used=share or 0,
+                referenced=stored,
+                unique=alone.get((dataset, root), only or 0),
+                stored=stored,
+                decoded=decoded,
+                refdecoded=decoded,
+                logicalused=taken,
+                logicalreferenced=data_bytes,
+                files=files,
+            )
         return found
 
-    def _dataset(self, at: int, end: int, once: BitMap64, logical: int) -> Figures:
-        row = self._rows[at]
-        head_tree = self._tree(row.head)
-        head = head_tree.objects
-        below = _union(self._own[at + 1 : end])
-        snapshots = self._union(s.root for s in self._snapshot_rows[row.id])
-        origin = self._by_id.get(row.origin) if row.origin is not None else None
-        base = self._tree(origin.root).objects if origin is not None else BitMap64()
-        if base:
-            dataset_stored, dataset_decoded = self._sizes.sums(head - base)
-        else:
-            dataset_stored, dataset_decoded = head_tree.stored, head_tree.decoded
-        child_stored, child_decoded = self._sizes.sums(below - head)
-        snap_stored, snap_decoded = self._sizes.sums(snapshots - head - below)
-        used = dataset_stored + child_stored + snap_stored
-        if end == at + 1:
-            unique = self._own[at] & once
-        else:
-            unique = (self._own[at] | below) - _union(self._own[:at] + self._own[end:])
-        return Figures(
-            used=used,
-            referenced=head_tree.stored,
-            usedbydataset=dataset_stored,
-            usedbychildren=child_stored,
-            usedbysnapshots=snap_stored,
-            unique=self._sizes.sums(unique)[0],
-            stored=used,
-            decoded=dataset_decoded + child_decoded + snap_decoded,
-            refdecoded=head_tree.decoded,
-            logicalused=logical,
-            logicalreferenced=head_tree.data_bytes,
-            files=head_tree.files,
+    def _unique_roots(self, missing: dict[int, set[int]]) -> dict[tuple[int, int], int]:
+        found: dict[tuple[int, int], int] = {}
+        if not missing:
+            return found
+        reckoning = self._reckoning()
+        for dataset, roots in missing.items():
+            if dataset not in reckoning.names.by_id:
+                raise Overtaken
+            reckoning.unique_roots(dataset, roots)
+            for root in roots:
+                one = reckoning.ledger.new.shares[dataset, root, "unique"]
+                assert one is not None
+                found[dataset, root] = one.stored
+        self._save(reckoning)
+        return found
+
+    def _sources(self) -> tuple[Changes, bool]:
+        """What was computed and is not kept, and whether what is kept may be used beside it."""
+        return (
+            (self._known.ledger.new, not self._known.ledger.ignores) if self._known is not None else (Changes(), True)
         )
 
-    def snapshots(self) -> dict[int, Figures]:
-        """Figures of snapshots."""
-        found: dict[int, Figures] = {}
-        # A head that follows an image is another name of it, not a holder of its own.
-        holders = [
-            self._tree(root).objects
-            for row in self._rows
-            for root in ([] if row.follows is not None else [row.head]) + [s.root for s in self._snapshot_rows[row.id]]
-        ]
-        once = _once(holders)
-        for row in self._rows:
-            some = self._snapshot_rows[row.id]
-            local = _once([self._tree(row.head).objects, *(self._tree(s.root).objects for s in some)])
-            for snapshot in some:
-                tree = self._tree(snapshot.root)
-                found[snapshot.id] = Figures(
-                    used=self._sizes.sums(tree.objects & local)[0],
-                    referenced=tree.stored,
-                    unique=self._sizes.sums(tree.objects & once)[0],
-                    stored=tree.stored,
-                    decoded=tree.decoded,
-                    refdecoded=tree.decoded,
-                    logicalused=snapshot.taken,
-                    logicalreferenced=tree.data_bytes,
-                    files=tree.files,
-                )
-        return found
+    def _reckoning(self) -> Reckoning:
+        if self._known is None:
+            self._known = self._reckon()
+        return self._known
+
+    def _lasting(self, dataset: int, into: int | None) -> tuple[BitMap64, int]:
+        reckoning = self._reckon()
+        counted = reckoning.ledger.sets(dataset).all()
+        if into is not None and reckoning.names.by_id[into].follows is None:
+            counted = counted - (reckoning.tree(reckoning.names.by_id[into].head) & reckoning.ledger.sets(into).once)
+        base = reckoning.tree(reckoning.names.origin(reckoning.names.by_id[dataset]))
+        return counted | base, Sizes(self._database).sums(counted - base)[0]
+
+    def _reclaim(self, doomed: Collection[str]) -> int:
+        reckoning = self._reckon()
+        names = reckoning.names
+        snapshots: dict[str, set[str]] = {}
+        datasets: set[str] = set()
+        for name in doomed:
+            dataset, snapshot = split_snapshot(name)
+            if snapshot is None:
+                datasets.add(name)
+            else:
+                snapshots.setdefault(dataset, set()).add(snapshot)
+        going: dict[int, list[int]] = {}
+        kept: dict[int, list[int]] = {}
+        for row in names.datasets:
+            if row.name not in snapshots and row.name not in datasets:
+                continue
+            gone = snapshots.get(row.name, set())
+            mine = self._database.query("SELECT id, name, root FROM snapshot WHERE dataset = ?", (row.id,))
+            stay = {root for _, name, root in mine if name not in gone}
+            go = {root for _, name, root in mine if name in gone}
+            goes = row.name in datasets or row.follows in {number for number, name, _ in mine if name in gone}
+            (go if goes else stay).add(row.head)
+            going[row.id] = [root for root in go if root is not None]
+            kept[row.id] = [root for root in stay if root is not None]
+        return Sizes(self._database).sums(reckoning.lost(going, kept))[0]
 
 
-def _union(some: list[BitMap64]) -> BitMap64:
-    whole = BitMap64()
-    for one in some:
-        whole |= one
-    return whole
+def _figures_of_dataset(
+    sums: list[tuple[int, int]], logical: int, tree: tuple[int, int], totals: tuple[int, int]
+) -> Figures:
+    dataset, children, snapshots, head, unique = sums
+    used = dataset[0] + children[0] + snapshots[0]
+    return Figures(
+        used=used,
+        referenced=tree[0],
+        usedbydataset=dataset[0],
+        usedbychildren=children[0],
+        usedbysnapshots=snapshots[0],
+        unique=unique[0],
+        stored=used,
+        decoded=dataset[1] + children[1] + snapshots[1],
+        refdecoded=tree[1],
+        logicalused=logical,
+        logicalreferenced=totals[0],
+        files=totals[1],
+        alone=head[0],
+    )
 
 
-def _once(some: list[BitMap64]) -> BitMap64:
-    """What exactly one of the sets holds: one pass with "seen" and "seen again"."""
-    seen, again = BitMap64(), BitMap64()
-    for one in some:
-        again |= seen & one
-        seen |= one
-    return seen - again
+def _among(column: str, numbers: Collection[int] | None, condition: str = "") -> tuple[str, tuple[int, ...]]:
+    """A WHERE clause with its parameters: of few numbers each, of many everything."""
+    conditions = [f"({condition})"] if condition else []
+    asked: tuple[int, ...] = ()
+    if numbers is not None and len(numbers) <= _FEW:
+        asked = tuple(numbers)
+        conditions.insert(0, f"{column} IN ({','.join('?' * len(asked))})")
+    return ("WHERE " + " AND ".join(conditions) if conditions else ""), asked

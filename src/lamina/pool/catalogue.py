@@ -7,17 +7,18 @@ names back. When the records since the last full one outweigh it, a full one is 
 import contextlib
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import NotFound
 from lamina.pool.names import printable, split_snapshot
-from lamina.pool.records import Author, make_record
+from lamina.pool.recording import add_history, put_change
+from lamina.pool.records import Author
 from lamina.store.database import Database
 
 if TYPE_CHECKING:
-    from lamina.store.writer import PutNames, StoreWriter
+    from lamina.store.writer import StoreWriter
 
 SCHEMA_VERSION = 2
 
@@ -32,6 +33,7 @@ CREATE TABLE tree(
     data_bytes INTEGER NOT NULL,
     stored INTEGER NOT NULL,
     decoded INTEGER NOT NULL,
+    stamp INTEGER NOT NULL DEFAULT (random()),
     objects BLOB NOT NULL
 ) STRICT;
 CREATE TABLE dataset(
@@ -115,19 +117,47 @@ CREATE TABLE snapshot_property(
     value TEXT NOT NULL,
     PRIMARY KEY (snapshot, name)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX snapshot_roots ON snapshot(dataset, root, taken);
+CREATE TABLE reach(
+    dataset INTEGER PRIMARY KEY,
+    own BLOB NOT NULL,
+    whole BLOB NOT NULL,
+    logical INTEGER NOT NULL,
+    objects BLOB,
+    once BLOB,
+    below BLOB
+) STRICT;
 CREATE TABLE figure(
-    kind TEXT NOT NULL,
-    id INTEGER NOT NULL,
-    figures TEXT NOT NULL,
-    PRIMARY KEY (kind, id)
+    dataset INTEGER NOT NULL,
+    part TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    stored INTEGER NOT NULL,
+    decoded INTEGER NOT NULL,
+    objects BLOB,
+    PRIMARY KEY (dataset, part)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE share(
+    dataset INTEGER NOT NULL,
+    root INTEGER NOT NULL,
+    part TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    stored INTEGER NOT NULL,
+    decoded INTEGER NOT NULL,
+    objects BLOB,
+    PRIMARY KEY (dataset, root, part)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE resized(object INTEGER PRIMARY KEY, stored INTEGER NOT NULL) STRICT;
+CREATE TRIGGER object_resized AFTER UPDATE OF stored ON object WHEN old.stored <> new.stored BEGIN
+    INSERT OR REPLACE INTO resized(object, stored) VALUES (new.id, new.stored);
+END;
 """
 """``tree``: every root that a name may refer to, with its totals and the row numbers of all objects it reaches (a
 serialised 64-bit Roaring bitmap); one that no name refers to any more stays until gc has freed what it alone reached.
 ``pin``: a process that reads a root keeps it, named or not. ``scan``: the last scrub; sizes in bytes, times in
 seconds. ``snapshot.defer``: it goes with its last hold or clone. ``dataset.follows``: the image snapshot whose tree
-the head is, for a repository of images. ``taken``: logical bytes taken in by the import or snapshot. ``figure``:
-results of accounting, thrown away at each change."""
+the head is, for a repository of images. ``taken``: logical bytes taken in by the import or snapshot. ``tree.stamp``
+tells the row of a root from one of the same root that was made anew. ``reach``, ``figure``, ``share``: results of
+accounting (``pool/ledger.py``); ``resized``: objects whose sizes have changed since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +193,6 @@ class SnapshotRow:
 
 _DATASET = "id, name, guid, creation, txg, head, follows, taken, origin"
 _SNAPSHOT = "id, dataset, name, guid, creation, txg, kind, root, taken, defer"
-_BOOKMARK = "id, dataset, name, guid, creation, txg"
-_LEAST_NAMES = 256 << 10
-"""Bytes of name records after which a full one may be due, however few names there are."""
-_HISTORY_KEPT = 1000
-"""Commands of the history that a full record carries."""
 
 
 @dataclass
@@ -181,6 +206,10 @@ class Change:
     bookmarks: set[int] = field(default_factory=set)
     dropped: list[tuple[str, int]] = field(default_factory=list)
     accounting: bool = False
+    pool: bool = False
+    """Properties of the pool itself, which are rows of ``meta``."""
+    full: bool = False
+    """All names are to be recorded, not only what changed."""
 
 
 class Catalogue:
@@ -197,7 +226,8 @@ class Catalogue:
         """A value of the pool's own.
 
         ``guid``, ``txg``, ``generation``, ``epoch`` (the clock of gc), ``record`` (key of the last name record),
-        ``names_from`` (row of the last full one), ``names_full`` and ``names_since`` (bytes of it, and of those after).
+        ``names_from`` (row of the last full one), ``names_full`` and ``names_since`` (bytes of it, and of those after),
+        ``comment``, ``formerly`` (guids that the pool had before, as JSON).
         """
         rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))
         return rows[0][0] if rows else None
@@ -232,6 +262,10 @@ class Catalogue:
         """A dataset by its row."""
         return DatasetRow(*self.database.query(f"SELECT {_DATASET} FROM dataset WHERE id = ?", (number,))[0])
 
+    def snapshot_by_id(self, number: int) -> SnapshotRow:
+        """A snapshot by its row."""
+        return SnapshotRow(*self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE id = ?", (number,))[0])
+
     def datasets(self, below: str | None = None) -> list[DatasetRow]:
         """All datasets, or ``below`` and those under it, parents before children, in order of name components."""
         if below is None:
@@ -253,9 +287,12 @@ class Catalogue:
         )
         return SnapshotRow(*rows[0]) if rows else None
 
-    def snapshots(self, dataset: int | None = None) -> list[SnapshotRow]:
-        """Snapshots of a dataset, or of all, in the order they were made."""
-        if dataset is None:
+    def snapshots(self, dataset: int | None = None, *, numbers: Collection[int] | None = None) -> list[SnapshotRow]:
+        """Snapshots of a dataset, or of all, in the order they were made; ``numbers``: some by row instead."""
+        if numbers is not None:
+            marks = ",".join("?" * len(numbers))
+            rows = self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE id IN ({marks})", tuple(numbers))
+        elif dataset is None:
             rows = self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot ORDER BY txg, id")
         else:
             rows = self.database.query(
@@ -288,52 +325,16 @@ class Catalogue:
             self.set_meta("txg", change.txg)
             if change.accounting:
                 self.set_meta("generation", self.generation() + 1)
-                self.database.execute("DELETE FROM figure")
-            author = self._author()
-            if author.command:
-                self.database.execute(
-                    "INSERT INTO history(time, txg, user, host, command) VALUES (?, ?, ?, ?, ?)",
-                    (change.time, change.txg, author.user, author.host, author.command),
-                )
-            self._put_record(put_names, self._changes(change), change.txg, author, full=False)
-            if int(self.meta("names_since") or 0) > _LEAST_NAMES + 2 * int(self.meta("names_full") or 0):
-                self._put_record(put_names, self._everything(), change.txg, author, full=True)
+            put_change(self, put_names, change)
 
-    def _put_record(
-        self, put_names: "PutNames", changes: list[dict[str, Any]], txg: int, author: Author, *, full: bool
-    ) -> None:
-        from blake3 import blake3
+    def write_full(self, writer: "StoreWriter") -> None:
+        """Write a record of all names: what is older than it may go, and it is the backup of this catalogue."""
+        with self.change(writer) as change:
+            change.full = True
 
-        parts = make_record(
-            changes,
-            pool=int(self.meta("guid") or 0),
-            txg=txg,
-            after=self.meta("record"),
-            time=time.time_ns(),
-            full=full,
-            author=author,
-        )
-        rows = put_names(parts)
-        self.set_meta("record", blake3(parts[-1]).hexdigest())
-        size = sum(map(len, parts))
-        if full:
-            self.set_meta("names_from", rows[0])
-            self.set_meta("names_full", size)
-            self.set_meta("names_since", 0)
-        else:
-            self.set_meta("names_since", int(self.meta("names_since") or 0) + size)
-
-    def _author(self) -> Author:
-        if self.command is None:
-            return Author()
-        import getpass
-        import socket
-
-        try:
-            user = getpass.getuser()
-        except (KeyError, OSError):
-            user = str(os.getuid())
-        return Author(user, socket.gethostname(), self.command)
+    def log_event(self, text: str) -> None:
+        """A line of history that no command made, inside a transaction: shown by ``pool history -i``."""
+        add_history(self, int(time.time()), int(self.meta("txg") or 0), Author(command=f"[{text}]"))
 
     def add_dataset(self, change: Change, name: str, properties: dict[str, str]) -> int:
         """A new, empty dataset; its row. Kept figures still hold: it reaches nothing, and what has none kept is 0."""
@@ -401,18 +402,32 @@ class Catalogue:
         self.database.execute("UPDATE snapshot SET name = ? WHERE id = ?", (name, snapshot))
         change.snapshots.add(snapshot)
 
-    def drop_snapshot(self, change: Change, snapshot: int) -> None:
-        """Remove a snapshot's row. A head that followed it goes back to the image imported before, or is empty."""
-        for (dataset,) in self.database.query("SELECT id FROM dataset WHERE follows = ?", (snapshot,)):
-            images = [row for row in self.snapshots(dataset) if row.kind == "image" and row.id != snapshot]
-            if images:
-                self.set_head(change, dataset, images[-1].root, images[-1].id, images[-1].taken)
-            else:
-                self.set_head(change, dataset, None, None, 0)
-        self.database.execute("DELETE FROM snapshot WHERE id = ?", (snapshot,))
-        change.snapshots.discard(snapshot)
-        change.dropped.append(("snapshot", snapshot))
-        change.accounting = True
+    def drop_snapshots(self, change: Change, snapshots: Sequence[int]) -> None:
+        """Remove snapshots' rows.
+
+        A head that followed one goes back to the image imported before; where there is none, to its origin's tree, or
+        is empty.
+        """
+        gone = set(snapshots)
+        followed = self.database.query("SELECT id, follows FROM dataset WHERE follows IS NOT NULL")
+        self.database.execute_many("DELETE FROM snapshot WHERE id = ?", [(number,) for number in snapshots])
+        for dataset, follows in followed:
+            if follows in gone:
+                images = self.database.query(
+                    "SELECT root, id, taken FROM snapshot WHERE dataset = ? AND kind = 'image' "
+                    "ORDER BY txg DESC, id DESC LIMIT 1",
+                    (dataset,),
+                )
+                self.set_head(change, dataset, *(images[0] if images else (self._origin_root(dataset), None, 0)))
+        change.snapshots -= gone
+        change.dropped += [("snapshot", number) for number in snapshots]
+        change.accounting = change.accounting or bool(gone)
+
+    def _origin_root(self, dataset: int) -> int | None:
+        rows = self.database.query(
+            "SELECT s.root FROM dataset d JOIN snapshot s ON s.id = d.origin WHERE d.id = ?", (dataset,)
+        )
+        return rows[0][0] if rows else None
 
     def drop_dataset(self, change: Change, dataset: int) -> None:
         """Remove a dataset's row; its snapshots are gone before."""
@@ -427,58 +442,6 @@ class Catalogue:
             "DELETE FROM tree WHERE root NOT IN (SELECT head FROM dataset WHERE head IS NOT NULL "
             "UNION SELECT root FROM snapshot WHERE root IS NOT NULL)"
         )
-
-    def _changes(self, change: Change) -> list[dict[str, Any]]:
-        """The whole rows that a change touched."""
-        properties = self.local_properties() if change.datasets else {}
-        changes = [
-            self._dataset_change(self.dataset_by_id(number), properties.get(number, {}))
-            for number in sorted(change.datasets)
-        ]
-        for number in sorted(change.snapshots):
-            row = SnapshotRow(*self.database.query(f"SELECT {_SNAPSHOT} FROM snapshot WHERE id = ?", (number,))[0])
-            local = self.database.query("SELECT name, value FROM snapshot_property WHERE snapshot = ?", (number,))
-            holds = self.database.query("SELECT tag, creation FROM hold WHERE snapshot = ?", (number,))
-            changes.append(self._snapshot_change(row, dict(local), dict(holds)))
-        for number in sorted(change.bookmarks):
-            changes += self._bookmark_changes("WHERE id = ?", (number,))
-        return [*changes, *({"dropped": list(item)} for item in change.dropped)]
-
-    def _everything(self) -> list[dict[str, Any]]:
-        """All rows, for a full record."""
-        properties = self.local_properties()
-        of_snapshots = self.snapshot_properties()
-        holds: dict[int, dict[str, int]] = {}
-        for snapshot, tag, creation in self.database.query("SELECT snapshot, tag, creation FROM hold"):
-            holds.setdefault(snapshot, {})[tag] = creation
-        history = self.database.query(
-            "SELECT time, txg, user, host, command FROM history ORDER BY id DESC LIMIT ?", (_HISTORY_KEPT,)
-        )
-        return [
-            *(self._dataset_change(row, properties.get(row.id, {})) for row in self.datasets()),
-            *(
-                self._snapshot_change(row, of_snapshots.get(row.id, {}), holds.get(row.id, {}))
-                for row in self.snapshots()
-            ),
-            *self._bookmark_changes(),
-            *({"history": [list(row) for row in history[at : at + 100]]} for at in range(0, len(history), 100)),
-        ]
-
-    def _dataset_change(self, row: DatasetRow, properties: dict[str, str]) -> dict[str, Any]:
-        return {"dataset": {**asdict(row), "head": self._key(row.head), "properties": properties}}
-
-    def _snapshot_change(self, row: SnapshotRow, properties: dict[str, str], holds: dict[str, int]) -> dict[str, Any]:
-        return {"snapshot": {**asdict(row), "root": self._key(row.root), "properties": properties, "holds": holds}}
-
-    def _bookmark_changes(self, where: str = "", parameters: tuple[int, ...] = ()) -> list[dict[str, Any]]:
-        rows = self.database.query(f"SELECT {_BOOKMARK} FROM bookmark {where}", parameters)
-        return [{"bookmark": dict(zip(_BOOKMARK.split(", "), row, strict=True))} for row in rows]
-
-    def _key(self, root: int | None) -> str | None:
-        if root is None:
-            return None
-        key: bytes = self.database.query("SELECT key FROM object WHERE id = ?", (root,))[0][0]
-        return key.hex()
 
 
 def _new_guid() -> int:

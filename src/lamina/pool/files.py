@@ -15,16 +15,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamina.errors import AccessDenied, AlreadyExists, InvalidName, NoSpace, NotFound, UnsupportedPool
+from lamina.errors import (
+    AccessDenied,
+    AlreadyExists,
+    DamagedMarker,
+    InvalidName,
+    LaminaError,
+    NoSpace,
+    NotFound,
+    UnsupportedPool,
+)
+from lamina.pool import features
 from lamina.pool.names import pool_name_error, printable
-from lamina.store.disk import DISK, Disk, read_range, write_range
+from lamina.store.disk import DISK, Disk, read_range, translated, write_range
 
 FORMAT = "lamina pool"
 FORMAT_VERSION = 1
-FEATURES: frozenset[str] = frozenset()
+FEATURES = features.NAMES
 """Feature flags that this version knows; a pool with another one is refused."""
 
 MARKER = "pool.json"
+DESTROYING = f"{MARKER}.destroying"
+"""What the marker is called once the pool is being destroyed: from then on it is no pool."""
 CATALOGUE = "catalogue.db"
 PACKS = "packs"
 LEASES = "leases"
@@ -95,10 +107,16 @@ def make_directory(name: str, path: Path, group: str | None, mode: int | None, d
         if isinstance(error, FileExistsError):
             raise AlreadyExists(f"cannot create '{name}': '{shown}' is being made a pool by another process") from None
         where = printable(os.fsdecode(error.filename)) if error.filename else shown
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why = (error.strerror or "").lower()
-        raise (NoSpace if full else AccessDenied)(f"cannot create '{name}': '{where}': {why}") from None
-    return PoolMarker(name, int.from_bytes(os.urandom(8), "big") >> 1, mode)
+        raise refusal(error)(f"cannot create '{name}': '{where}': {why}") from None
+    return PoolMarker(name, int.from_bytes(os.urandom(8), "big") >> 1, mode, tuple(sorted(FEATURES)))
+
+
+def refusal(error: OSError) -> type[LaminaError]:
+    """What the system's error means where a pool is made: most often that one may not."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace
+    return LaminaError if error.errno == errno.EIO else AccessDenied
 
 
 def absent(path: Path) -> list[Path]:
@@ -167,11 +185,19 @@ def read_marker(path: Path, name: str, disk: Disk = DISK) -> PoolMarker:
         finally:
             disk.close(fd)
     except (FileNotFoundError, NotADirectoryError):
+        if os.path.lexists(path / DESTROYING):
+            raise NotFound(
+                f"cannot open '{name}': its destruction was begun; 'lamina pool destroy {name}' finishes it"
+            ) from None
         raise NotFound(f"cannot open '{name}': no pool in '{shown}' ('{MARKER}' is not there)") from None
     except PermissionError:
         raise AccessDenied(f"cannot open '{name}': permission denied; {_who_may(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnsupportedPool(f"cannot open '{name}': '{shown}/{MARKER}' cannot be read: {error}") from None
+    except IsADirectoryError:
+        raise UnsupportedPool(f"cannot open '{name}': '{shown}/{MARKER}' cannot be read: it is a directory") from None
+    except OSError as error:
+        raise translated(error, f"cannot open '{name}': cannot read '{shown}/{MARKER}'") from None
+    except UnicodeDecodeError:
+        raise _damaged(path, name, "not text") from None
     try:
         data = json.loads(text)
         version = int(data["version"])
@@ -182,21 +208,27 @@ def read_marker(path: Path, name: str, disk: Disk = DISK) -> PoolMarker:
                 f"cannot open '{name}': the pool is of format version {version}, this lamina knows up to "
                 f"{FORMAT_VERSION}; use a newer lamina"
             )
-        features = tuple(str(feature) for feature in data["features"])
-        marker = PoolMarker(str(data["name"]), int(data["guid"]), int(data["mode"], 8), features)
+        flags = tuple(str(feature) for feature in data["features"])
+        marker = PoolMarker(str(data["name"]), int(data["guid"]), int(data["mode"], 8), flags)
         if pool_name_error(marker.name) is not None:
             raise ValueError("name")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnsupportedPool(
-            f"cannot open '{name}': '{shown}/{MARKER}' is damaged ({printable(str(error))})"
-        ) from None
-    unknown = sorted(set(features) - FEATURES)
+        raise _damaged(path, name, str(error)) from None
+    unknown = sorted(set(flags) - FEATURES)
     if unknown:
         raise UnsupportedPool(
             f"cannot open '{name}': the pool uses features that this lamina does not know: "
             f"{printable(', '.join(unknown))}; use a newer lamina"
         )
     return marker
+
+
+def _damaged(path: Path, name: str, why: str) -> DamagedMarker:
+    shown = printable(str(path))
+    return DamagedMarker(
+        f"cannot open '{name}': '{shown}/{MARKER}' is damaged ({printable(why)}); 'lamina pool recover {shown}' writes "
+        "it anew"
+    )
 
 
 def check_writable(path: Path, name: str) -> None:

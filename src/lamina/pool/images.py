@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pyroaring import BitMap64
 
-from lamina.errors import AlreadyExists, NoSpace, NotFound, SourceError
+from lamina.errors import AlreadyExists, LaminaError, NotFound, SourceError
 from lamina.fs.spool import ItemSpool
 from lamina.fs.types import Totals
 from lamina.fs.view import StoredTree
@@ -22,6 +22,7 @@ from lamina.ingest.tarsource import import_tar
 from lamina.ingest.tasks import Workers
 from lamina.pool import files
 from lamina.pool.accounting import Accounting, Sizes
+from lamina.pool.intake import Intake
 from lamina.pool.interrupts import CheckedWorkers, Interrupts
 from lamina.pool.names import (
     check_dataset_name,
@@ -66,19 +67,16 @@ def import_image(
     copies = int(values.setting(dataset, "copies")[0])
     with contextlib.ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
+        intake = Intake(pool._catalogue, dataset, name, pool._free())
+        tally = Tally()
 
         def check() -> None:
             interrupts.check()
-            if not pool._free():
-                raise NoSpace(
-                    f"cannot import '{name}': no space left but what is kept so that destroying can finish; "
-                    "destroy what is not needed, or move the pool to a larger disk"
-                )
+            intake.check(pool._free(), None if tally.inexact else writer.reached)
 
         take = _opened(source, format, stack, interrupts)
         writer = stack.enter_context(pool._writer(copies))
         spool = stack.enter_context(contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)))
-        tally = Tally()
         if progress is not None:
             tally.report = _Reporter(progress, writer, source if _is_directory(source) else None).report
         stack.enter_context(_switching())
@@ -91,7 +89,7 @@ def import_image(
             prefix = "" if str(error).startswith("cannot import") else f"cannot import '{name}': "
             raise SourceError(prefix + str(error)) from error
         check()
-        _commit(pool, writer, dataset, tag, root, totals, tally.inexact)
+        commit_image(pool, writer, dataset, tag, root, totals, tally.inexact, intake)
         report = ImportReport(
             name=name,
             files=totals.inodes - totals.directories,
@@ -103,7 +101,8 @@ def import_image(
         )
         if tally.report is not None:
             tally.report(tally.files, tally.size, True)
-    Accounting(pool._catalogue).refresh()
+    with contextlib.suppress(LaminaError):  # the image is there; whoever asks for the figures computes them
+        Accounting(pool._catalogue).refresh()
     return report
 
 
@@ -155,10 +154,20 @@ def _pool_identity(pool: "Pool") -> frozenset[tuple[int, int]]:
     return frozenset([(status.st_dev, status.st_ino)])
 
 
-def _commit(
-    pool: "Pool", writer: StoreWriter, dataset: str, tag: str, root: bytes, totals: Totals, inexact: bool
+def commit_image(
+    pool: "Pool",
+    writer: StoreWriter,
+    dataset: str,
+    tag: str,
+    root: bytes,
+    totals: Totals,
+    inexact: bool,
+    intake: Intake,
 ) -> None:
-    """Name the new root: missing datasets, the snapshot and the head, in one transaction."""
+    """Name a new root that ``writer`` has put: missing datasets, the snapshot and the head, in one transaction.
+
+    ``inexact``: what the writer reached may be more than the tree does.
+    """
     catalogue = pool._catalogue
     with catalogue.change(writer) as change:
         name = f"{dataset}@{tag}"
@@ -186,7 +195,7 @@ def _commit(
         row = catalogue.dataset(dataset)
         snapshot = catalogue.add_snapshot(change, row.id, tag, "image", located.id, totals.data_bytes)
         catalogue.set_head(change, row.id, located.id, snapshot, totals.data_bytes)
-        _check_quota(pool, dataset, name)
+        intake.check_commit(pool._free())
 
 
 def _walked(pool: "Pool", root: bytes) -> BitMap64:
@@ -200,18 +209,6 @@ def _walked(pool: "Pool", root: bytes) -> BitMap64:
             batch.clear()
     objects.update(location.id for location in pool.store.locate(batch).values())
     return objects
-
-
-def _check_quota(pool: "Pool", dataset: str, name: str) -> None:
-    values = Values(pool._catalogue, 0, {})
-    above: str | None = dataset
-    while above is not None:
-        quota = int(values.setting(above, "quota")[0])
-        if quota and Accounting(pool._catalogue).used(above) > quota:
-            raise NoSpace(
-                f"cannot import '{name}': the quota of '{above}' would be exceeded; raise it or destroy images"
-            )
-        above = parent_of(above)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""Finding and listing datasets and snapshots."""
+"""Finding and listing datasets, snapshots and bookmarks."""
 
 from collections.abc import Collection, Sequence
 
 from lamina.errors import NotFound
+from lamina.pool.bookmarks import BookmarkRow, bookmarks_of, open_bookmark
 from lamina.pool.catalogue import Catalogue, SnapshotRow
 from lamina.pool.names import check_name, printable
 from lamina.pool.values import Entry
@@ -18,12 +19,16 @@ def list_entries(
     if "snapshot" in types or "image" in types:
         for row in catalogue.snapshots():
             snapshots.setdefault(row.dataset, []).append(row)
+    bookmarks: dict[int, list[BookmarkRow]] = {}
+    if "bookmark" in types:
+        for bookmark in bookmarks_of(catalogue):
+            bookmarks.setdefault(bookmark.dataset, []).append(bookmark)
     found: dict[str, Entry] = {}
     for root in roots or [pool]:
-        check_name(root)
-        if "@" in root:
+        if "@" in root or "#" in root:
             found.setdefault(root, find_entry(catalogue, root))
             continue
+        check_name(root)
         base = catalogue.dataset(root).name.count("/")
         for dataset in catalogue.datasets(root):
             level = dataset.name.count("/") - base
@@ -36,11 +41,16 @@ def list_entries(
                     if "snapshot" in types or row.kind in types:
                         name = f"{dataset.name}@{row.name}"
                         found.setdefault(name, Entry(name, "snapshot", row.id, row.kind))
+                for bookmark in bookmarks.get(dataset.id, ()):
+                    name = f"{dataset.name}#{bookmark.name}"
+                    found.setdefault(name, Entry(name, "bookmark", bookmark.id))
     return list(found.values())
 
 
 def find_entry(catalogue: Catalogue, name: str) -> Entry:
-    """The dataset or snapshot of this name. Raises ``NotFound``, ``InvalidName``."""
+    """The dataset, snapshot or bookmark of this name. Raises ``NotFound``, ``InvalidName``."""
+    if "#" in name:
+        return Entry(name, "bookmark", open_bookmark(catalogue, name).id)
     check_name(name)
     if "@" in name:
         snapshot = catalogue.find_snapshot(name)

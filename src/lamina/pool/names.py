@@ -55,9 +55,9 @@ def _escaped(character: str, backslash: bool) -> str:
 
 
 def pool_of_name(name: str) -> str:
-    """Return the pool's part of a dataset or snapshot name: ``tank`` of ``tank/a@b``."""
+    """Return the pool's part of a dataset, snapshot or bookmark name: ``tank`` of ``tank/a@b``."""
     for index, character in enumerate(name):
-        if character in "/@":
+        if character in "/@#":
             return name[:index]
     return name
 

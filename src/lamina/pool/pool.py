@@ -1,7 +1,7 @@
 """A pool: what the command line does, ``Pool`` does."""
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
@@ -10,28 +10,37 @@ from lamina.errors import (
     AccessDenied,
     AlreadyExists,
     Busy,
+    DamagedData,
     LaminaError,
     NotFound,
     PropertyError,
 )
 from lamina.fs.view import StoredTree, TreeView
-from lamina.pool import files, registry
+from lamina.pool import files, limits, registry
 from lamina.pool.accounting import Accounting
 from lamina.pool.catalogue import Catalogue
-from lamina.pool.destroying import doomed
 from lamina.pool.empty import empty_tree
+from lamina.pool.freeing import freeing
 from lamina.pool.listing import find_entry, list_entries
 from lamina.pool.names import check_dataset_name, check_name, pool_of_name, printable
 from lamina.pool.properties import check_inherit, parse_properties
-from lamina.pool.renaming import check_rename, missing_above, rename_snapshot, snapshot_renames
-from lamina.pool.reports import DestroyPlan, Difference, ImportReport, PoolSpace, PoolStatus
+from lamina.pool.renaming import missing_above
+from lamina.pool.reports import DestroyPlan, Difference, GcReport, ImportReport, PoolSpace, PoolStatus, ScanStatus
 from lamina.pool.values import Entry, PropertyValue, Values
 from lamina.store.backend import LocalBackend
 from lamina.store.database import Database
-from lamina.store.disk import DISK, Disk
+from lamina.store.disk import DISK, Disk, translated
 from lamina.store.objects import ObjectStore
 
 if TYPE_CHECKING:
+    from lamina.fs.diff import Change
+    from lamina.pool.background import Background
+    from lamina.pool.check import CheckReport
+    from lamina.pool.damage import Damage
+    from lamina.pool.gc import GcProgress
+    from lamina.pool.history import HistoryLine
+    from lamina.pool.holds import Hold
+    from lamina.pool.repair import RepairReport
     from lamina.store.writer import StoreWriter
 
 RESERVE = 32 << 20
@@ -61,6 +70,7 @@ class Pool:
         self._catalogue = Catalogue(database)
         self._backend = LocalBackend(path / files.PACKS, marker.file_mode, database.disk)
         self.store = ObjectStore(database, self._backend)
+        self._background: Background | None = None
 
     # -- making and opening ---------------------------------------------------------------------------------------
 
@@ -73,16 +83,19 @@ class Pool:
         group: str | None = None,
         mode: int | None = None,
         properties: Mapping[str, str] | None = None,
+        own_properties: Mapping[str, str] | None = None,
+        command: str | None = None,
         disk: Disk = DISK,
     ) -> "Pool":
         """Make the directory ``path`` a pool and make it known as ``name``.
 
         ``group`` and ``mode`` (of directories, such as 0o750) say who else may read or write it; ``properties`` are set
-        on its root dataset. Raises ``AlreadyExists``, ``InvalidName``, ``PropertyError``, ``AccessDenied``.
+        on its root dataset, ``own_properties`` on the pool; ``command`` is what its history begins with. Raises
+        ``AlreadyExists``, ``InvalidName``, ``PropertyError``, ``AccessDenied``.
         """
         from lamina.pool.opening import create_pool
 
-        return create_pool(cls, name, path, group, mode, properties or {}, disk)
+        return create_pool(cls, name, path, group, mode, properties or {}, own_properties or {}, command, disk)
 
     @classmethod
     def open(cls, name_or_path: str | Path, *, write: bool = False, disk: Disk = DISK) -> "Pool":
@@ -112,34 +125,112 @@ class Pool:
     def space(self) -> PoolSpace:
         """Size, allocated and free bytes of the pool; its size is what it has and what the disk still gives."""
         allocated = 0
-        for path in (*(self.path / files.PACKS).iterdir(), *self.path.glob(files.CATALOGUE + "*")):
-            with contextlib.suppress(FileNotFoundError):  # others remove packs and logs
-                allocated += path.stat().st_blocks * 512
+        for name in self._backend.list():
+            with contextlib.suppress(DamagedData):  # others remove packs
+                allocated += self._backend.allocated(name)
+        for path in self.path.glob(files.CATALOGUE + "*"):
+            with contextlib.suppress(OSError):  # and logs
+                allocated += self._database.disk.stat(path).st_blocks * 512
         free = self._free()
-        figures = Accounting(self._catalogue).figures()[0]
-        root = self._catalogue.dataset(self.name)
-        dedup = figures[root.id].dedupratio()
-        return PoolSpace(
-            allocated + free, allocated, free, allocated * 100 // max(allocated + free, 1), dedup, "ONLINE"
-        )
+        root = self._catalogue.dataset(self.name).id
+        dedup = Accounting(self._catalogue).datasets([root])[root].dedupratio()
+        capacity = allocated * 100 // max(allocated + free, 1)
+        from lamina.pool.health import health
+
+        return PoolSpace(allocated + free, allocated, free, capacity, dedup, health(self), freeing(self._catalogue))
 
     def status(self) -> PoolStatus:
-        """Counts of what the pool holds. ``errors`` is what scrub found; without a scrub none are known."""
-        packs, objects, datasets, snapshots = (
-            self._database.query(f"SELECT count(*) FROM {table}")[0][0]
-            for table in ("pack", "object", "dataset", "snapshot")
-        )
-        return PoolStatus(self.name, "ONLINE", str(self.path), packs, objects, datasets, snapshots, 0)
+        """What the pool holds and how it is. ``errors`` is what scrub found; without a scrub none are known."""
+        from lamina.pool.health import pool_status
+
+        return pool_status(self)
+
+    def damage(self) -> Iterator["Damage"]:
+        """Files that are damaged, by dataset or snapshot and path, as far as scrubs have found them."""
+        from lamina.pool.damage import DamageFinder, lost_objects
+
+        return DamageFinder(self._catalogue, self.store, lost_objects(self._catalogue)).everything()
+
+    def scrub(self, *, rate: int | None = None, progress: "Callable[..., None] | None" = None) -> ScanStatus:
+        """Read and prove every object, mend what can be mended; goes on with a scrub that was paused or broken off.
+
+        ``rate`` bounds it, in bytes a second. Raises ``Busy`` where another process scrubs.
+        """
+        from lamina.pool.health import scan_status
+        from lamina.pool.scrub import scrub, scrubs_of
+
+        scrubs_of(self).begin(self.name, rate)
+        scrub(self, progress)
+        status = scan_status(self)
+        assert status is not None
+        return status
+
+    def clear_errors(self) -> None:
+        """Forget the counts of errors; what is damaged stays known."""
+        from lamina.pool.scrub import scrubs_of
+
+        scrubs_of(self).clear()
+
+    def repair(
+        self, source: str, *, ssh: str | None = None, progress: "Callable[..., None] | None" = None
+    ) -> "RepairReport":
+        """Repair what is damaged from another pool, ``[user@]host:POOL``, or a directory or archive of the files.
+
+        Raises ``SourceError``.
+        """
+        from lamina.pool.repair import repair_from
+
+        return repair_from(self, source, ssh=ssh, progress=progress)
 
     def _free(self) -> int:
-        status = self._database.disk.statvfs(self.path)
+        try:
+            status = self._database.disk.statvfs(self.path)
+        except OSError as error:
+            raise translated(error, f"cannot look at '{self.path}'") from error
         reserve = min(RESERVE, status.f_blocks * status.f_frsize // 32)
         return max(status.f_bavail * status.f_frsize - reserve, 0)
+
+    @property
+    def command(self) -> str | None:
+        """What the history says of changes made through this object; None: nothing."""
+        return self._catalogue.command
+
+    @command.setter
+    def command(self, words: str | None) -> None:
+        self._catalogue.command = words
+
+    def history(self, *, internal: bool = False) -> "Iterator[HistoryLine]":
+        """Commands that changed the pool, oldest first; ``internal``: also events that no command made."""
+        from lamina.pool.history import read_history
+
+        return read_history(self, internal=internal)
+
+    def check(self, *, headers: bool = False, progress: "Callable[..., None] | None" = None) -> "CheckReport":
+        """Compare catalogue, packs, trees and names with each other, without reading the data."""
+        from lamina.pool.check import check_pool
+
+        return check_pool(self, headers=headers, progress=progress)
+
+    def own_properties(self) -> dict[str, tuple[str, str]]:
+        """(value, source) of the pool's own properties and features, by name."""
+        from lamina.pool.ownproperties import own_properties
+
+        return own_properties(self)
+
+    def set_own_properties(self, properties: Mapping[str, str]) -> None:
+        """Set properties of the pool itself, such as ``comment``. Raises ``PropertyError``."""
+        from lamina.pool.ownproperties import set_properties
+
+        set_properties(self, properties)
 
     # -- names ----------------------------------------------------------------------------------------------------
 
     def exists(self, name: str) -> bool:
-        """Whether a dataset or snapshot of this name is there."""
+        """Whether a dataset, snapshot or bookmark of this name is there."""
+        if "#" in name:
+            from lamina.pool.bookmarks import find_bookmark
+
+            return find_bookmark(self._catalogue, name) is not None
         if "@" in name:
             return self._catalogue.find_snapshot(name) is not None
         return self._catalogue.find_dataset(name) is not None
@@ -160,7 +251,7 @@ class Pool:
         return list_entries(self._catalogue, self.name, roots, recursive, depth, types)
 
     def entry(self, name: str) -> Entry:
-        """The dataset or snapshot of this name. Raises ``NotFound``, ``InvalidName``."""
+        """The dataset, snapshot or bookmark of this name. Raises ``NotFound``, ``InvalidName``."""
         return find_entry(self._catalogue, name)
 
     def images(self, root: str | None = None) -> Entries:
@@ -184,6 +275,7 @@ class Pool:
             missing = self._missing(name, parents)
             for one in missing:
                 self._catalogue.add_dataset(change, one, stored if one == name else {})
+            limits.check_new(self._catalogue, self._free(), name)
         return missing
 
     def _missing(self, name: str, parents: bool) -> Names:
@@ -201,29 +293,38 @@ class Pool:
         if pool_of_name(name) != self.name:
             raise NotFound(f"cannot create '{name}': no such pool '{pool_of_name(name)}'")
 
-    def destroy(self, name: str, *, recursive: bool = False, dry_run: bool = False) -> DestroyPlan:
-        """Destroy a dataset or a snapshot; ``recursive`` also the snapshots and datasets below it.
+    def destroy(
+        self,
+        name: str,
+        *,
+        recursive: bool = False,
+        clones: bool = False,
+        defer: bool = False,
+        dry_run: bool = False,
+        measure: bool | None = None,
+    ) -> DestroyPlan:
+        """Destroy a dataset, snapshots or a bookmark (``dataset#name``).
 
-        For a snapshot, ``recursive`` destroys the snapshots of that name in all datasets below. Raises ``NotFound``,
-        ``Busy`` (children, mounted, dependent clones).
+        Snapshots are ``dataset@name``, several names with commas between them, or ranges, ``dataset@first%last``, of
+        which either end may be missing. ``recursive``: also the snapshots and datasets below; of snapshots, those of
+        the same names in all datasets below. ``clones``: also all clones, wherever they are, with all that depends on
+        them. ``defer``: a snapshot that is held or cloned goes with its last hold or clone. ``measure``: find out what
+        the pool gets back, which takes longer; unless told, that is done for a ``dry_run`` only.
+
+        Raises ``NotFound``, ``InvalidName``, ``Busy`` (children, clones, holds, mounts).
         """
-        check_name(name, "destroy")
-        names = doomed(self._catalogue, self.name, name, recursive)
-        self._check_idle(names)
-        reclaim = self._reclaim(names)
-        if not dry_run:
-            with self._writer() as writer, self._catalogue.change(writer) as change:
-                if doomed(self._catalogue, self.name, name, recursive) != names:
-                    raise Busy(f"cannot destroy '{name}': it has changed meanwhile; try again")
-                for one in names:
-                    if "@" in one:
-                        snapshot = self._catalogue.find_snapshot(one)
-                        assert snapshot is not None
-                        self._catalogue.drop_snapshot(change, snapshot.id)
-                    else:
-                        self._catalogue.drop_dataset(change, self._catalogue.dataset(one).id)
-            Accounting(self._catalogue).refresh()
-        return DestroyPlan(names, reclaim)
+        from lamina.pool.destroying import destroy
+
+        measure = dry_run if measure is None else measure
+        return destroy(self, name, recursive=recursive, clones=clones, defer=defer, dry_run=dry_run, measure=measure)
+
+    def destroy_snapshots(
+        self, names: Sequence[str], *, dry_run: bool = False, defer: bool = False, measure: bool = True
+    ) -> DestroyPlan:
+        """Destroy many snapshots by full name, all or none. Raises ``NotFound``, ``InvalidName``, ``Busy``."""
+        from lamina.pool.destroying import destroy_snapshots
+
+        return destroy_snapshots(self, names, dry_run=dry_run, defer=defer, measure=measure)
 
     def _check_idle(self, names: Sequence[str]) -> None:
         mounted = self._mounted()
@@ -235,26 +336,96 @@ class Pool:
         """Bytes that nothing reaches once ``names`` are gone, each counted once."""
         return Accounting(self._catalogue).reclaim(set(names))
 
-    def rename(self, old: str, new: str, *, parents: bool = False, recursive: bool = False) -> None:
+    def rename(
+        self, old: str, new: str, *, parents: bool = False, recursive: bool = False, dry_run: bool = False
+    ) -> Names:
         """Rename a dataset with all below it, or a snapshot within its dataset (``recursive``: below it too).
 
-        Raises ``NotFound``, ``AlreadyExists``, ``InvalidName``, ``Busy``.
+        Returns the old names of what moves. Raises ``NotFound``, ``AlreadyExists``, ``InvalidName``, ``Busy``.
         """
-        if "@" in old:
-            renames = snapshot_renames(self._catalogue, old, new, recursive)
-            self._check_idle([before for before, _ in renames])
-            with self._writer() as writer, self._catalogue.change(writer) as change:
-                for before, after in renames:
-                    rename_snapshot(self._catalogue, change, before, after)
-            return
-        check_rename(self._catalogue, self.name, old, new, parents)
-        self._check_idle([entry.name for entry in self.list([old], recursive=True, types=("filesystem", "snapshot"))])
-        with self._writer() as writer, self._catalogue.change(writer) as change:
-            check_rename(self._catalogue, self.name, old, new, parents)
-            for above in missing_above(self._catalogue, new):
-                self._catalogue.add_dataset(change, above, {})
-            self._catalogue.rename_dataset(change, old, new)
-        Accounting(self._catalogue).refresh()
+        from lamina.pool.renaming import rename
+
+        return rename(self, old, new, parents=parents, recursive=recursive, dry_run=dry_run)
+
+    # -- snapshots and clones -------------------------------------------------------------------------------------
+
+    def snapshot(
+        self, names: Sequence[str], *, recursive: bool = False, properties: Mapping[str, str] | None = None
+    ) -> Names:
+        """Take snapshots of heads, all at one moment or none; ``recursive``: of all datasets below too.
+
+        ``properties`` are user properties. Returns the full names. Raises ``NotFound``, ``AlreadyExists`` (a line for
+        each), ``InvalidName``, ``PropertyError``.
+        """
+        from lamina.pool.snapshots import snapshot
+
+        return snapshot(self, names, recursive=recursive, properties=properties or {})
+
+    def rollback(
+        self, name: str, *, destroy_newer: bool = False, destroy_clones: bool = False, dry_run: bool = False
+    ) -> Names:
+        """Take the head of a dataset back to a snapshot.
+
+        Newer snapshots and bookmarks are in the way: ``destroy_newer`` destroys them, ``destroy_clones`` also the
+        clones of these. Returns the names of what goes. Raises ``NotFound``, ``InvalidName``, ``Busy``.
+        """
+        from lamina.pool.snapshots import rollback
+
+        return rollback(self, name, destroy_newer=destroy_newer, destroy_clones=destroy_clones, dry_run=dry_run)
+
+    def clone(
+        self, snapshot: str, dataset: str, properties: Mapping[str, str] | None = None, *, parents: bool = False
+    ) -> Names:
+        """Make a dataset that begins as a snapshot; ``parents``: with those missing above. Returns the names made.
+
+        Raises ``NotFound``, ``AlreadyExists``, ``InvalidName``, ``PropertyError``.
+        """
+        from lamina.pool.clones import clone
+
+        return clone(self, snapshot, dataset, properties or {}, parents=parents)
+
+    def promote(self, dataset: str, *, dry_run: bool = False) -> Names:
+        """Make a clone the owner of its origin and the snapshots before it; what was cloned becomes its clone.
+
+        Returns the old names of the snapshots that move. Raises ``NotFound``, ``AlreadyExists`` (a snapshot's name is
+        taken), ``LaminaError`` (no clone).
+        """
+        from lamina.pool.clones import promote
+
+        return promote(self, dataset, dry_run=dry_run)
+
+    def hold(self, tag: str, names: Sequence[str], *, recursive: bool = False) -> None:
+        """Put a hold on snapshots, all or none; ``recursive``: on those of the same names below too.
+
+        A held snapshot cannot be destroyed. Raises ``NotFound``, ``AlreadyExists`` (the tag), ``InvalidName``.
+        """
+        from lamina.pool.holds import hold
+
+        hold(self, tag, names, recursive=recursive)
+
+    def release(self, tag: str, names: Sequence[str], *, recursive: bool = False) -> None:
+        """Take holds away, all or none; a snapshot whose destruction was deferred goes with its last.
+
+        Raises ``NotFound``, ``LaminaError`` (no such tag).
+        """
+        from lamina.pool.holds import release
+
+        release(self, tag, names, recursive=recursive)
+
+    def holds(self, names: Sequence[str], *, recursive: bool = False) -> "Sequence[Hold]":
+        """The holds on snapshots, by name and tag. Raises ``NotFound``, ``InvalidName``."""
+        from lamina.pool.holds import holds
+
+        return holds(self, names, recursive=recursive)
+
+    def bookmark(self, source: str, name: str) -> None:
+        """Make a bookmark ``dataset#name`` of a snapshot or of another bookmark: it outlives the snapshot.
+
+        Raises ``NotFound``, ``AlreadyExists``, ``InvalidName``, ``LaminaError`` (of another dataset).
+        """
+        from lamina.pool.bookmarks import bookmark
+
+        bookmark(self, source, name)
 
     # -- properties -----------------------------------------------------------------------------------------------
 
@@ -280,11 +451,7 @@ class Pool:
                 for entry in entries
             ]
 
-        for entry, stored in parsed():
-            quota = int(stored.get("quota", "0"))
-            used = self.get(entry, ["used"])["used"].value if quota else 0
-            if isinstance(used, int) and used > quota:
-                raise PropertyError(prefix.format(entry.name) + "size is less than current used or reserved space")
+        limits.check_set(self._catalogue, self._free(), [(entry.name, stored) for entry, stored in parsed()], prefix)
         with self._writer() as writer, self._catalogue.change(writer) as change:
             for entry, stored in parsed():
                 if entry.type == "snapshot":
@@ -298,6 +465,8 @@ class Pool:
         self.entry(name)
         with self._writer() as writer, self._catalogue.change(writer) as change:
             entry = self.entry(name)
+            if entry.type == "bookmark":
+                raise PropertyError(f"cannot inherit '{full}' for '{name}': bookmarks have no properties of their own")
             if entry.type == "snapshot":
                 self._catalogue.clear_property(change, None, entry.id, full)
                 return
@@ -364,6 +533,33 @@ class Pool:
 
         return verify_tree(self.tree(snapshot), Path(against), progress)
 
+    def gc(
+        self,
+        *,
+        dry_run: bool = False,
+        wait: float | None = None,
+        progress: "Callable[[GcProgress], None] | None" = None,
+    ) -> GcReport:
+        """Free what no name refers to and no mount shows, and give its space back.
+
+        What running imports may share is freed once they have finished: ``wait`` seconds are given to them, and to
+        another collection that runs; None: as long as they take. Raises ``Busy`` where another one is still at it.
+        """
+        from lamina.pool.gc import collect
+
+        return collect(self, dry_run=dry_run, wait=wait, progress=progress)
+
+    def diff(self, old: str, new: str | None = None, *, times: bool = True) -> "Iterator[Change]":
+        """What differs between a snapshot and another one or a dataset (default: its own), as the walk finds it.
+
+        Without ``times`` a file whose modification time alone differs is the same. Raises ``NotFound``,
+        ``InvalidName``, and ``LaminaError`` where ``old`` is the later one of two states of one history.
+        """
+        from lamina.pool.differences import Comparison, endpoints
+
+        before, after = endpoints(old, new)
+        return Comparison(self, before, self, after).changes(times=times)
+
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _writer(self, copies: int = 1) -> "_Writing":
@@ -374,6 +570,10 @@ class Pool:
             raise AccessDenied(
                 f"cannot write to pool '{self.name}': it was opened for reading; open it with write=True"
             )
+        if self._background is None:
+            from lamina.pool.background import Background
+
+            self._background = Background(self)
         return _Writing(
             StoreWriter(
                 self.store,
@@ -384,7 +584,8 @@ class Pool:
                 self._marker.file_mode,
                 copies,
                 min(copies + 1, MOST_COPIES),
-            )
+            ),
+            self._background,
         )
 
     def _mounted(self) -> dict[str, str]:
@@ -397,8 +598,9 @@ class Pool:
 class _Writing:
     """A store writer that is closed on success and takes back what it put on failure."""
 
-    def __init__(self, writer: "StoreWriter") -> None:
+    def __init__(self, writer: "StoreWriter", background: "Background") -> None:
         self._writer = writer
+        self._background = background
 
     def __enter__(self) -> "StoreWriter":
         return self._writer
@@ -410,6 +612,8 @@ class _Writing:
             self._writer.close()
         else:
             self._writer.abort()
+        with contextlib.suppress(LaminaError):
+            self._background.after_change()
 
 
 def pool_names() -> list[str]:

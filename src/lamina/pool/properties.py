@@ -37,6 +37,8 @@ MAX_RECORDSIZE = 1024 * 1024
 
 _ZSTD_FAST = (*range(1, 11), *range(20, 101, 10), 500, 1000)
 _ON_OFF = ("on", "off")
+_OF_BOOKMARKS = ("type", "creation", "createtxg", "guid")
+_TYPES = ("filesystem", "snapshot", "bookmark")
 _COMPRESSION = (
     *("on", "off", "gzip", *(f"gzip-{level}" for level in range(1, 10)), "zle", "lz4"),
     *("zstd", *(f"zstd-{level}" for level in range(1, 20))),
@@ -92,7 +94,9 @@ class Property:
         return self.kind in ("size", "ratio", "number", "index")
 
     def applies_to(self, entry_type: str) -> bool:
-        """Whether an entry of this type, ``filesystem`` or ``snapshot``, has the property."""
+        """Whether an entry of this type, ``filesystem``, ``snapshot`` or ``bookmark``, has the property."""
+        if entry_type == "bookmark":
+            return self.name in _OF_BOOKMARKS
         return self.snapshot if entry_type == "snapshot" else self.filesystem
 
 
@@ -108,9 +112,13 @@ def _switch(name: str, header: str, default: str, *aliases: str) -> Property:
     return Property(name, header, "index", "on | off", aliases, default, True, True, choices=_ON_OFF)
 
 
+def _limit(name: str, header: str, *aliases: str) -> Property:
+    return Property(name, header, "size", "<size> | none", aliases, "0", True)
+
+
 # In the order of `get all`: OpenZFS's, with lamina's own at the end.
 _TABLE = (
-    Property("type", "TYPE", "index", "filesystem | snapshot", snapshot=True, choices=("filesystem", "snapshot")),
+    Property("type", "TYPE", "index", "filesystem | snapshot | bookmark", snapshot=True, choices=_TYPES),
     Property("creation", "CREATION", "date", "<date>", snapshot=True),
     _size("used", "USED", snapshot=True),
     _size("available", "AVAIL", "avail"),
@@ -118,7 +126,8 @@ _TABLE = (
     _ratio("compressratio", "RATIO", "<1.00x or higher if compressed>", "ratio", snapshot=True),
     Property("mounted", "MOUNTED", "index", "yes | no", snapshot=True, choices=("yes", "no")),
     Property("origin", "ORIGIN", "string", "<snapshot>"),
-    Property("quota", "QUOTA", "size", "<size> | none", default="0", settable=True),
+    _limit("quota", "QUOTA"),
+    _limit("reservation", "RESERV", "reserv"),
     Property(
         *("recordsize", "RECSIZE", "size", "512 to 1M, power of 2", ("recsize",), "131072"),
         settable=True,
@@ -146,19 +155,31 @@ _TABLE = (
         choices=("hidden", "visible"),
     ),
     Property("createtxg", "CREATETXG", "number", "<uint64>", snapshot=True),
+    _limit("refquota", "REFQUOTA"),
+    _limit("refreservation", "REFRESERV", "refreserv"),
     Property("guid", "GUID", "number", "<uint64>", snapshot=True),
     _size("usedbysnapshots", "USEDSNAP", "usedsnap"),
     _size("usedbydataset", "USEDDS", "usedds"),
     _size("usedbychildren", "USEDCHILD", "usedchild"),
     _size("usedbyrefreservation", "USEDREFRESERV", "usedrefreserv"),
+    Property(
+        *("defer_destroy", "DEFER_DESTROY", "index", "on | off"), filesystem=False, snapshot=True, choices=_ON_OFF
+    ),
+    Property("userrefs", "USERREFS", "number", "<count>", filesystem=False, snapshot=True),
     _ratio("refcompressratio", "REFRATIO", "<1.00x or higher if compressed>", "refratio", snapshot=True),
+    Property("clones", "CLONES", "string", "<dataset>[,...]", filesystem=False, snapshot=True),
     _size("logicalused", "LUSED", "lused"),
     _size("logicalreferenced", "LREFER", "lrefer", snapshot=True),
     _size("unique", "UNIQUE", snapshot=True),
     _ratio("dedupratio", "DEDUP", "<1.00x or higher if shared>", "dedup"),
     _ratio("reduction", "REDUCTION", "<1.00x or higher if saved>"),
     Property("retention", "RETENTION", "rules", _RETENTION_HELP, (), "none", True, True),
-    Property("autosnapshot", "AUTOSNAPSHOT", "rules", "none | hourly,daily,weekly,monthly", (), "none", True, True),
+    Property(
+        *("autosnapshot", "AUTOSNAPSHOT", "rules", "none | hourly,daily,weekly,monthly", (), "none"),
+        settable=True,
+        inheritable=True,
+        choices=("none", "hourly", "daily", "weekly", "monthly"),
+    ),
 )
 
 PROPERTIES: Mapping[str, Property] = {property_.name: property_ for property_ in _TABLE}
@@ -217,7 +238,7 @@ def parse_value(name: str, typed: str) -> str:
         raise PropertyError(
             f"'recordsize' must be power of 2 from {format_size(MIN_RECORDSIZE)} to {format_size(MAX_RECORDSIZE)}"
         )
-    if found.name == "quota" and size == 0 and typed != "none":
+    if found.name in ("quota", "refquota") and size == 0 and typed != "none":
         raise PropertyError("use 'none' to disable quota/refquota")
     return str(size)
 
@@ -259,6 +280,8 @@ def parse_properties(
     pairs = typed.items() if isinstance(typed, Mapping) else typed
     for name, value in pairs:
         try:
+            if entry_type == "bookmark":
+                raise PropertyError("bookmarks have no properties that can be set")
             if entry_type == "snapshot" and (find_property(name) or not is_user_property(name)):
                 raise PropertyError("this property can not be modified for snapshots")
             full = native_name(name)
@@ -315,7 +338,7 @@ def format_value(name: str, raw: Raw, parsable: bool = False) -> str:
     if isinstance(raw, str) or found is None:
         return str(raw)
     if found.kind == "size":
-        if found.name == "quota" and raw == 0 and not parsable:
+        if found.settable and found.default == "0" and raw == 0 and not parsable:  # a limit
             return "none"
         return str(int(raw)) if parsable else format_size(int(raw))
     if found.kind == "ratio":

@@ -11,8 +11,10 @@ rows, roots as object keys:
 
     {"dataset": {...}}  {"snapshot": {...}}  {"bookmark": {...}}  {"dropped": ["dataset" | "snapshot" | "bookmark", id]}
 
-A ``full`` record holds all rows and stands for everything before it, itself included: what is older may go. It also
-carries the end of the pool's history as ``{"history": [...]}``.
+A ``full`` record holds all rows and stands for everything before it, itself included: what is older may go. It is the
+backup of the catalogue inside the pool, in two packs as all name records are. It also carries the end of the pool's
+history, the newest first, as ``{"history": [[time, txg, user, host, command], ...]}``. What is the pool's own stands in
+``{"pool": {"properties": {...}, "formerly": [guid, ...]}}``, whole as rows are.
 """
 
 import json
@@ -57,6 +59,11 @@ class NameRecord:
 
 def _packed(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def packed_size(value: object) -> int:
+    """Bytes that a value takes in a record."""
+    return len(_packed(value))
 
 
 def make_record(

@@ -1,8 +1,15 @@
 """What may be renamed to what, with OpenZFS's refusals."""
 
+from typing import TYPE_CHECKING
+
 from lamina.errors import AlreadyExists, InvalidName, NotFound
-from lamina.pool.catalogue import Catalogue, Change
+from lamina.pool.bookmarks import bookmarks_of, check_bookmark_name
+from lamina.pool.catalogue import Catalogue, SnapshotRow
+from lamina.pool.limits import Guard
 from lamina.pool.names import check_dataset_name, check_snapshot_name, parent_of, pool_of_name, split_snapshot
+
+if TYPE_CHECKING:
+    from lamina.pool.pool import Pool
 
 
 def missing_above(catalogue: Catalogue, name: str) -> list[str]:
@@ -34,10 +41,44 @@ def check_rename(catalogue: Catalogue, pool: str, old: str, new: str, parents: b
         check_dataset_name(after, "create")
         for snapshot in catalogue.snapshots(row.id):
             check_snapshot_name(f"{after}@{snapshot.name}", "create")
+        for bookmark in bookmarks_of(catalogue, row.id):
+            check_bookmark_name(f"{after}#{bookmark.name}", "create")
 
 
-def snapshot_renames(catalogue: Catalogue, old: str, new: str, recursive: bool) -> list[tuple[str, str]]:
-    """(old, new) full names of the snapshots that a rename of ``old`` renames; ``new`` may be the short name alone."""
+def rename(pool: "Pool", old: str, new: str, *, parents: bool, recursive: bool, dry_run: bool) -> list[str]:
+    """See ``Pool.rename``."""
+    catalogue = pool._catalogue
+
+    def moving() -> list[str]:
+        if "@" in old:
+            return list(snapshot_renames(catalogue, old, new, recursive))
+        check_rename(catalogue, pool.name, old, new, parents)
+        return [one.name for one in pool.list([old], recursive=True, types=("filesystem", "snapshot"))]
+
+    names = moving()
+    if dry_run:
+        return names
+    pool._check_idle(names)
+    guard = Guard(catalogue, pool._free())
+    with pool._writer() as writer, catalogue.change(writer) as change:
+        names = moving()
+        pool._check_idle(names)
+        if "@" in old:
+            for row, name in snapshot_renames(catalogue, old, new, recursive).values():
+                catalogue.rename_snapshot(change, row.id, name)
+        else:
+            for above in missing_above(catalogue, new):
+                catalogue.add_dataset(change, above, {})
+            catalogue.rename_dataset(change, old, new)
+            guard.check([new], f"cannot rename '{old}'")
+    return names
+
+
+def snapshot_renames(catalogue: Catalogue, old: str, new: str, recursive: bool) -> dict[str, tuple[SnapshotRow, str]]:
+    """Old full name to row and new name of the snapshots that a rename of ``old`` renames.
+
+    ``new`` may be the name after the ``@`` alone. Raises ``NotFound``, ``InvalidName``, ``AlreadyExists``.
+    """
     dataset, snapshot = split_snapshot(old)
     target = new if "@" in new else f"{dataset}@{new}"
     check_snapshot_name(target, "rename to")
@@ -46,16 +87,14 @@ def snapshot_renames(catalogue: Catalogue, old: str, new: str, recursive: bool) 
         raise InvalidName(f"cannot rename to '{target}': snapshots must be part of same dataset")
     if catalogue.find_snapshot(old) is None:
         raise NotFound(f"cannot open '{old}': dataset does not exist")
-    rows = catalogue.datasets(dataset) if recursive else [catalogue.dataset(dataset)]
-    pairs = [(f"{row.name}@{snapshot}", f"{row.name}@{name}") for row in rows]
-    return [(before, after) for before, after in pairs if catalogue.find_snapshot(before) is not None]
-
-
-def rename_snapshot(catalogue: Catalogue, change: Change, old: str, new: str) -> None:
-    """Rename one, inside a change."""
-    row = catalogue.find_snapshot(old)
-    if row is None:
-        raise NotFound(f"cannot open '{old}': dataset does not exist")
-    if catalogue.find_snapshot(new) is not None:
-        raise AlreadyExists(f"cannot rename '{old}': dataset already exists")
-    catalogue.rename_snapshot(change, row.id, split_snapshot(new)[1] or "")
+    found: dict[str, tuple[SnapshotRow, str]] = {}
+    for row in catalogue.datasets(dataset) if recursive else [catalogue.dataset(dataset)]:
+        before, after = f"{row.name}@{snapshot}", f"{row.name}@{name}"
+        renamed = catalogue.find_snapshot(before)
+        if renamed is None:
+            continue
+        check_snapshot_name(after, "rename to")
+        if catalogue.find_snapshot(after) is not None:
+            raise AlreadyExists(f"cannot rename '{before}': dataset already exists")
+        found[before] = (renamed, name or "")
+    return found

@@ -27,7 +27,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class PoolSpace:
-    """Space of a pool in bytes; ``capacity`` in percent."""
+    """Space of a pool in bytes; ``capacity`` in percent; ``freeing``: stored bytes that gc has still to give back."""
 
     size: int
     allocated: int
@@ -35,11 +35,32 @@ class PoolSpace:
     capacity: int
     dedupratio: float
     health: str
+    freeing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScanStatus:
+    """The last scrub: bytes, seconds since 1970, ``seconds`` that it read, ``rate`` in bytes a second (0: no bound).
+
+    ``state``: scanning, paused, finished, canceled, or interrupted where its process ended, perhaps with a ``message``.
+    """
+
+    state: str
+    started: int
+    ended: int | None
+    examined: int
+    total: int
+    repaired: int
+    errors: int
+    seconds: int
+    rate: int
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """What a pool holds."""
+    """What a pool holds, and how it is. ``errors``: damaged objects; the others count what was seen and perhaps mended.
+    """
 
     name: str
     state: str
@@ -49,11 +70,41 @@ class PoolStatus:
     datasets: int
     snapshots: int
     errors: int
+    freeing: int = 0
+    read_errors: int = 0
+    write_errors: int = 0
+    checksum_errors: int = 0
+    scan: ScanStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DestroyPlan:
-    """What a destroy takes away, in order, and the bytes that nothing else refers to afterwards."""
+    """What a destroy takes away, in order, and the bytes that nothing else refers to afterwards (0 unless measured).
+
+    ``deferred``: snapshots that are held or cloned, and go with their last hold or clone.
+    """
 
     names: list[str]
     reclaim: int
+    deferred: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What a garbage collection freed, or with ``dry_run`` would free.
+
+    ``objects`` and ``stored``: objects deleted and their payloads' bytes. ``given``: bytes that the file system got
+    back; ``packs``: pack files removed; ``moved``: bytes copied out of packs that were mostly dead. ``freeing``: stored
+    bytes that are still to come, once the processes ``waiting_for`` have finished.
+    """
+
+    name: str
+    dry_run: bool
+    objects: int
+    stored: int
+    given: int
+    packs: int
+    moved: int
+    freeing: int
+    waiting_for: list[int]
+    seconds: float

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 from lamina.errors import NotFound
 from lamina.pool.accounting import Accounting, Figures
+from lamina.pool.bookmarks import BookmarkRow, bookmarks_of
 from lamina.pool.catalogue import Catalogue, DatasetRow, SnapshotRow
+from lamina.pool.families import origin_names
+from lamina.pool.holds import hold_counts
+from lamina.pool.limits import Space, read_limits, spaces
 from lamina.pool.names import parent_of, printable
 from lamina.pool.properties import (
     PROPERTIES,
@@ -33,9 +37,15 @@ FIGURES = frozenset(
         "logicalused",
         "logicalreferenced",
         "available",
-        "quota",
     ]
 )
+_SPACE = frozenset(["used", "available", "usedbychildren", "usedbyrefreservation"])
+"""Those of datasets that limits have a part in."""
+_FEW = 200
+"""Up to so many snapshots are read one by one."""
+
+
+_NOTHING = Figures()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ class PropertyValue:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A dataset or snapshot. ``kind`` is ``image`` or ``snapshot`` for snapshots, empty for datasets."""
+    """A dataset, snapshot or bookmark. ``kind`` is ``image`` or ``snapshot`` for snapshots, empty for others."""
 
     name: str
     type: str
@@ -66,8 +76,13 @@ class Values:
         self._mounted = mounted
         self._snapshots: dict[int, SnapshotRow] = {}
         self._snapshot_local: dict[int, dict[str, str]] = {}
-        self._figures: tuple[dict[int, Figures], dict[int, Figures]] | None = None
-        self._read(False, False)
+        self._holds: dict[int, int] = {}
+        self._clones: dict[int, list[str]] = {}
+        self._bookmarks: dict[int, BookmarkRow] = {}
+        self._accounting = Accounting(catalogue)
+        self._figures: tuple[dict[int, Figures], dict[int, Figures]] = ({}, {})
+        self._spaces: dict[int, Space] = {}
+        self._read((), ())
 
     def get(self, entries: Iterable[Entry], names: Sequence[str] | None) -> list[dict[str, PropertyValue]]:
         """Values by property name for each entry; ``names`` None: all that apply, user properties last.
@@ -75,26 +90,47 @@ class Values:
         Raises ``NotFound`` for an entry that is gone by now.
         """
         entries = list(entries)
-        with_snapshots = any(entry.type == "snapshot" for entry in entries)
-        with_figures = names is None or not FIGURES.isdisjoint(names)
-        if with_snapshots or with_figures:
-            self._read(with_snapshots, with_figures)
+        if any(entry.type == "bookmark" for entry in entries):
+            self._bookmarks = {row.id: row for row in bookmarks_of(self._catalogue)}
+        if any(entry.type == "snapshot" for entry in entries) or names is None or not FIGURES.isdisjoint(names):
+            self._read(entries, names)
         return [self._entry(self._current(entry), names) for entry in entries]
 
-    def _read(self, with_snapshots: bool, with_figures: bool) -> None:
+    def _read(self, entries: Sequence[Entry], names: Sequence[str] | None) -> None:
         """Rows as of one change of names: those of another process's change in between are read anew, a few times."""
+        snapshots = {entry.id for entry in entries if entry.type == "snapshot"}
         for _ in range(5):
             txg = self._catalogue.meta("txg")
             self._rows: dict[int, DatasetRow] = {row.id: row for row in self._catalogue.datasets()}
             self._by_name = {row.name: row for row in self._rows.values()}
             self._local = self._catalogue.local_properties()
-            if with_snapshots:
-                self._snapshots = {row.id: row for row in self._catalogue.snapshots()}
+            self._origins = origin_names(self._catalogue)
+            if snapshots:
+                rows = self._catalogue.snapshots(numbers=snapshots if len(snapshots) <= _FEW else None)
+                self._snapshots = {row.id: row for row in rows}
                 self._snapshot_local = self._catalogue.snapshot_properties()
-            if with_figures:
-                self._figures = Accounting(self._catalogue).figures()
+                self._holds = hold_counts(self._catalogue)
+                self._clones = {}
+                for row in self._rows.values():
+                    if row.origin is not None:
+                        self._clones.setdefault(row.origin, []).append(row.name)
+            if entries and (names is None or not FIGURES.isdisjoint(names)):
+                self._read_figures({entry.id for entry in entries if entry.type == "filesystem"}, snapshots, names)
             if self._catalogue.meta("txg") == txg:
                 return
+
+    def _read_figures(self, datasets: set[int], snapshots: set[int], names: Sequence[str] | None) -> None:
+        """Figures of these entries only; where limits are set, those of all datasets."""
+        unique = names is None or "unique" in names
+        of_datasets = self._accounting.datasets(datasets, unique=unique) if datasets else {}
+        of_snapshots = self._accounting.snapshots(snapshots, unique=unique) if snapshots else {}
+        self._figures = (of_datasets, of_snapshots)
+        self._spaces = {}
+        if datasets and (names is None or not _SPACE.isdisjoint(names)):
+            limits = read_limits(self._catalogue)
+            if limits:
+                everything = self._accounting.datasets()
+                self._spaces = spaces(list(self._rows.values()), limits, everything, self._free)
 
     def _current(self, entry: Entry) -> Entry:
         """The entry under the name that it has now: another process may have renamed or destroyed it."""
@@ -103,6 +139,10 @@ class Values:
             if snapshot is not None and snapshot.dataset in self._rows:
                 name = f"{self._rows[snapshot.dataset].name}@{snapshot.name}"
                 return Entry(name, entry.type, entry.id, entry.kind)
+        elif entry.type == "bookmark":
+            bookmark = self._bookmarks.get(entry.id)
+            if bookmark is not None and bookmark.dataset in self._rows:
+                return Entry(f"{self._rows[bookmark.dataset].name}#{bookmark.name}", entry.type, entry.id)
         elif entry.id in self._rows:
             return Entry(self._rows[entry.id].name, entry.type, entry.id)
         raise NotFound(f"cannot open '{printable(entry.name)}': dataset does not exist")
@@ -124,8 +164,10 @@ class Values:
 
     def _entry(self, entry: Entry, names: Sequence[str] | None) -> dict[str, PropertyValue]:
         if names is None:
-            names = [found.name for found in properties_for(entry.type)] + sorted(self._user_properties(entry))
-        value = self._snapshot_value if entry.type == "snapshot" else self._dataset_value
+            names = [found.name for found in properties_for(entry.type)]
+            names += sorted(self._user_properties(entry)) if entry.type != "bookmark" else []
+        values = {"snapshot": self._snapshot_value, "bookmark": self._bookmark_value}
+        value = values.get(entry.type, self._dataset_value)
         return {name: value(entry, name) for name in names}
 
     def _user_properties(self, entry: Entry) -> set[str]:
@@ -166,9 +208,9 @@ class Values:
         if name == "mounted":
             return PropertyValue("yes" if entry.name in self._mounted else "no", "-")
         if name == "origin":
-            return PropertyValue(self._origin(row), "-")
-        if name == "available":
-            return PropertyValue(self._available(row), "-")
+            return PropertyValue(self._origins.get(row.id), "-")
+        if name in _SPACE:
+            return PropertyValue(self._space(row.id, name), "-")
         return PropertyValue(_plain(name, row, "filesystem", self._figure(0, row.id)), "-")
 
     def _snapshot_value(self, entry: Entry, name: str) -> PropertyValue:
@@ -179,32 +221,34 @@ class Values:
             return PropertyValue(None, "-")
         if name == "mounted":
             return PropertyValue("yes" if entry.name in self._mounted else "no", "-")
+        if name == "userrefs":
+            return PropertyValue(self._holds.get(entry.id, 0), "-")
+        if name == "defer_destroy":
+            return PropertyValue("on" if self._snapshots[entry.id].defer else "off", "-")
+        if name == "clones":
+            return PropertyValue(",".join(self._clones.get(entry.id, ())) or None, "-")
         return PropertyValue(_plain(name, self._snapshots[entry.id], "snapshot", self._figure(1, entry.id)), "-")
 
+    def _bookmark_value(self, entry: Entry, name: str) -> PropertyValue:
+        found = PROPERTIES.get(name)
+        if found is None or not found.applies_to("bookmark"):
+            return PropertyValue(None, "-")
+        return PropertyValue(_plain(name, self._bookmarks[entry.id], "bookmark", Figures()), "-")
+
     def _figure(self, which: int, number: int) -> Figures:
-        return self._figures[which].get(number, Figures()) if self._figures is not None else Figures()
+        return self._figures[which].get(number, _NOTHING)
 
-    def _origin(self, row: DatasetRow) -> str | None:
-        if row.origin is None:
-            return None
-        for snapshot in self._catalogue.snapshots():
-            if snapshot.id == row.origin:
-                return f"{self._rows[snapshot.dataset].name}@{snapshot.name}"
-        return None
-
-    def _available(self, row: DatasetRow) -> int:
-        """What the pool has free, or the least that a quota here or above leaves."""
-        free = self._free
-        above: str | None = row.name
-        while above is not None:
-            quota = int(self.setting(above, "quota")[0])
-            if quota:
-                free = min(free, quota - self._figure(0, self._by_name[above].id).used)
-            above = parent_of(above)
-        return max(free, 0)
+    def _space(self, number: int, name: str) -> int:
+        """A figure that limits have a part in; where none are set, what is stored and what the pool has free."""
+        found = self._spaces.get(number)
+        if found is not None:
+            limited: int = getattr(found, name)
+            return limited
+        figure = self._figure(0, number)
+        return {"used": figure.used, "usedbychildren": figure.usedbychildren, "available": self._free}.get(name, 0)
 
 
-def _plain(name: str, row: DatasetRow | SnapshotRow, type_name: str, figures: Figures) -> Raw:
+def _plain(name: str, row: DatasetRow | SnapshotRow | BookmarkRow, type_name: str, figures: Figures) -> Raw:
     """Values that stand in the row or in its figures."""
     if name == "type":
         return type_name
@@ -213,8 +257,6 @@ def _plain(name: str, row: DatasetRow | SnapshotRow, type_name: str, figures: Fi
         return value
     if name == "createtxg":
         return row.txg
-    if name == "usedbyrefreservation":
-        return 0
     if name in ("compressratio", "refcompressratio", "dedupratio", "reduction"):
         ratio: float = getattr(figures, name)()
         return ratio

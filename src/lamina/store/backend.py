@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lamina.errors import AccessDenied, DamagedData
+from lamina.errors import AccessDenied, DamagedData, LaminaError
 from lamina.store.disk import DISK, Disk, read_range, translated, write_range
+from lamina.store.medium import Medium
 
 _PAGE = 4096
 _OPEN_FILES = 256
@@ -49,6 +50,10 @@ class Backend(Protocol):
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``. Raises ``DamagedData`` where the file is missing or ends before."""
+        ...
+
+    def read_stored(self, name: str, offset: int, length: int) -> memoryview:
+        """The same as it lies on the medium, whatever memory holds of it; the thread's next such read overwrites it."""
         ...
 
     def size(self, name: str) -> int:
@@ -159,6 +164,7 @@ class LocalBackend:
         self._disk = disk
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._medium = Medium(disk)
 
     def append_to(self, name: str, size: int) -> LocalAppender:
         """See ``Backend``."""
@@ -170,15 +176,28 @@ class LocalBackend:
             file = self._file(name)  # held, so that nobody closes the descriptor meanwhile
             file.note(offset, length)
             data = read_range(self._disk, file.fd, length, offset)
-        except FileNotFoundError:
-            raise DamagedData(f"pack '{name}' is missing") from None
-        except PermissionError:
-            raise AccessDenied(f"cannot read '{self._directory / name}': permission denied") from None
         except OSError as error:
-            raise DamagedData(f"pack '{name}' cannot be read at {offset}: {error.strerror}") from error
+            raise self._unreadable(name, offset, error) from error
         if len(data) < length:
             raise DamagedData(f"pack '{name}' is cut short: no {length} bytes at {offset}")
         return data
+
+    def read_stored(self, name: str, offset: int, length: int) -> memoryview:
+        """See ``Backend``."""
+        try:
+            data = self._medium.read(self._directory / name, offset, length)
+        except OSError as error:
+            raise self._unreadable(name, offset, error) from error
+        if len(data) < length:
+            raise DamagedData(f"pack '{name}' is cut short: no {length} bytes at {offset}")
+        return data
+
+    def _unreadable(self, name: str, offset: int, error: OSError) -> LaminaError:
+        if isinstance(error, FileNotFoundError):
+            return DamagedData(f"pack '{name}' is missing")
+        if isinstance(error, PermissionError):
+            return AccessDenied(f"cannot read '{self._directory / name}': permission denied")
+        return DamagedData(f"pack '{name}' cannot be read at {offset}: {error.strerror}")
 
     def size(self, name: str) -> int:
         """See ``Backend``."""

@@ -87,11 +87,11 @@ class Coder(threading.local):
                 return compression.codec, payload
         return Codec.STORED, bytes(data)
 
-    def decode(self, codec: int, payload: bytes, length: int) -> bytes:
+    def decode(self, codec: int, payload: Buffer, length: int) -> bytes:
         """The ``length`` decoded bytes of a payload. Raises ``DamagedData`` where it does not decode to that."""
         try:
             if codec == Codec.STORED:
-                data = payload
+                data = bytes(payload)  # no copy where it is bytes
             elif codec == Codec.ZSTD:
                 data = self._zstd(payload, length)
             elif codec == Codec.LZ4:
@@ -113,7 +113,7 @@ class Coder(threading.local):
             raise DamagedData(f"payload decodes to {len(data)} bytes, not {length}")
         return data
 
-    def _zstd(self, payload: bytes, length: int) -> bytes:
+    def _zstd(self, payload: Buffer, length: int) -> bytes:
         import zstandard
 
         # Before anything is allocated: a damaged frame may claim any size.

@@ -98,27 +98,11 @@ class Database:
         deadline = time.monotonic() + 2.0
         while True:
             try:
-                connection = sqlite3.connect(
-                    f"file:{_quote(str(path))}?mode={'rw' if write else 'ro'}",
-                    uri=True,
-                    isolation_level=None,
-                    check_same_thread=False,
-                    timeout=BUSY_TIMEOUT,
-                )
-                connection.execute("PRAGMA foreign_keys = ON")
-                connection.execute("PRAGMA cache_size = -16000")
-                if write:
-                    connection.execute("PRAGMA synchronous = FULL")
-                    connection.execute("PRAGMA wal_autocheckpoint = 1000")
-                    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
-                else:
-                    connection.execute("PRAGMA query_only = ON")
-                connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-                return connection
+                return _connected(path, write)
             except sqlite3.OperationalError as error:
                 # The last writer takes the log away when it closes and puts an empty one back (see close): a reader
                 # without write permission that comes between the two tries again.
-                if write or not path.exists():
+                if write or not path.exists() or (error.sqlite_errorname or "").startswith("SQLITE_BUSY"):
                     raise _translated(error, path) from error
                 if time.monotonic() > deadline:
                     raise AccessDenied(
@@ -175,15 +159,20 @@ class Database:
             except sqlite3.Error as error:
                 raise _translated(error, self.path) from error
             self._depth = 1
+            committing = False
             try:
                 yield
+                committing = True
                 self._connection.execute("COMMIT")
             except BaseException as error:
                 # After some errors (disk full) SQLite has rolled back by itself.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError):
-                    raise _translated(error, self.path) from error
+                    failure = _translated(error, self.path)
+                    # Where the log had no room it holds no whole transaction; where it could not be synced it may.
+                    failure.uncertain = committing and error.sqlite_errorname != "SQLITE_FULL"
+                    raise failure from error
                 raise
             finally:
                 self._depth = 0
@@ -227,21 +216,59 @@ def put_back_logs(path: Path, disk: Disk = DISK) -> None:
                     disk.close(descriptor)
 
 
+def _connected(path: Path, write: bool) -> sqlite3.Connection:
+    """A connection that has read something; one that cannot is closed, and its locks with it."""
+    connection = sqlite3.connect(
+        f"file:{_quote(str(path))}?mode={'rw' if write else 'ro'}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_TIMEOUT,
+    )
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA cache_size = -16000")
+        if write:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA wal_autocheckpoint = 1000")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        else:
+            connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        return connection
+    except BaseException:
+        connection.close()
+        raise
+
+
 def _quote(path: str) -> str:
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _translated(error: sqlite3.Error, path: Path) -> LaminaError:
     """The project's error for one of SQLite's (https://www.sqlite.org/rescode.html)."""
     code = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
-    if code.startswith("SQLITE_FULL") or "disk is full" in text:
+    # Where shared memory finds no room SQLite speaks of an I/O error.
+    full = code == "SQLITE_IOERR_SHMSIZE" or (code.startswith("SQLITE_IOERR") and _is_full(path))
+    if code.startswith("SQLITE_FULL") or "disk is full" in text or full:
         return NoSpace(
             f"cannot write '{path}': no space left on device; destroy what is not needed or use a larger disk"
         )
     if code.startswith("SQLITE_READONLY") or code.startswith("SQLITE_PERM") or "readonly" in text:
         return AccessDenied(f"cannot write '{path}': permission denied")
+    if code.startswith("SQLITE_IOERR"):
+        return LaminaError(f"cannot read or write '{path}': {text}; the kernel's log (dmesg) says more")
     if code.startswith("SQLITE_CANTOPEN"):
+        if os.access(path, os.R_OK):
+            return LaminaError(f"cannot open '{path}' or its log files: the system's limits or the disk may be why")
         return AccessDenied(f"cannot open '{path}': permission denied or missing")
     if code.startswith("SQLITE_BUSY"):
         return LaminaError(

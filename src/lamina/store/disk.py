@@ -39,6 +39,10 @@ class Disk:
         """At most ``length`` bytes from ``offset``; none at the end of the file. See pread(2)."""
         return os.pread(fd, length, offset)
 
+    def read_into(self, fd: int, buffer: memoryview, offset: int) -> int:
+        """The same into memory of the caller's; how many bytes were read. See preadv(2)."""
+        return os.preadv(fd, [buffer], offset)
+
     def write(self, fd: int, parts: Sequence[Buffer], offset: int) -> int:
         """Write ``parts`` at ``offset``; how many bytes were taken, which may be fewer. See pwritev(2)."""
         return os.pwritev(fd, parts, offset)

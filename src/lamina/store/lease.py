@@ -42,6 +42,10 @@ class Lease:
                 self._path = directory / self.name
                 self._fd = self._disk.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, file_mode)
                 self._disk.chmod(self._fd, file_mode)
+                if os.geteuid() == 0:
+                    # Whoever owns the pool must be able to tell whether root's process still runs.
+                    owner = self._disk.stat(directory)
+                    self._disk.chown(self._fd, owner.st_uid, owner.st_gid)
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
         except OSError as error:
             self._release()
@@ -53,7 +57,7 @@ class Lease:
                 now = epoch()  # in the transaction: gc cannot condemn between the look and the row
                 database.execute(
                     "INSERT INTO lease(name, pid, kind, started, renewed) VALUES (?, ?, ?, ?, ?)",
-                    (self.name, os.getpid(), kind, now, now),
+                    (self.name, os.getpid(), kind, last_object(database), now),
                 )
         except BaseException:
             self._release()
@@ -61,7 +65,10 @@ class Lease:
 
     def renew(self, epoch: int) -> None:
         """Inside the transaction that commits all decisions made so far."""
-        self._database.execute("UPDATE lease SET renewed = ? WHERE name = ?", (epoch, self.name))
+        self._database.execute(
+            "UPDATE lease SET renewed = ?, started = ? WHERE name = ?",
+            (epoch, last_object(self._database), self.name),
+        )
 
     def close(self) -> None:
         """Give the lease back; its packs are free for others."""
@@ -77,6 +84,12 @@ class Lease:
             with contextlib.suppress(OSError):
                 self._disk.unlink(self._path)
             self._disk.close(fd)
+
+
+def last_object(database: Database) -> int:
+    """The highest number that an object row was ever given."""
+    rows = database.query("SELECT seq FROM sqlite_sequence WHERE name = 'object'")
+    return int(rows[0][0]) if rows else 0
 
 
 def is_alive(directory: Path, name: str, disk: Disk = DISK) -> bool:
@@ -98,11 +111,12 @@ def is_alive(directory: Path, name: str, disk: Disk = DISK) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """A lease of a process that runs."""
+    """A lease of a process that runs. ``started``: rows of objects above this one may be of what it is putting."""
 
     name: str
     pid: int
     kind: str
+    started: int
     renewed: int
 
 
@@ -112,7 +126,7 @@ def live_leases(directory: Path, database: Database, but: str | None = None) -> 
     To be called inside a transaction.
     """
     alive = []
-    rows = [LeaseRow(*row) for row in database.query("SELECT name, pid, kind, renewed FROM lease")]
+    rows = _rows(database)
     _sweep_files(directory, {*(row.name for row in rows), but}, database.disk)
     for row in rows:
         if row.name == but:
@@ -125,6 +139,15 @@ def live_leases(directory: Path, database: Database, but: str | None = None) -> 
             with contextlib.suppress(OSError):
                 database.disk.unlink(directory / row.name)
     return alive
+
+
+def running(directory: Path, database: Database) -> list[LeaseRow]:
+    """The leases whose processes run; changes nothing, so whoever may only read the pool can ask."""
+    return [row for row in _rows(database) if is_alive(directory, row.name, database.disk)]
+
+
+def _rows(database: Database) -> list[LeaseRow]:
+    return [LeaseRow(*row) for row in database.query("SELECT name, pid, kind, started, renewed FROM lease")]
 
 
 def _sweep_files(directory: Path, named: set[str | None], disk: Disk) -> None:

@@ -90,21 +90,19 @@ class ObjectStore:
         Raises ``DamagedData`` where they are not what was stored, or the object is not there.
         """
         location = self._find(key)
-        if location is None:
-            raise DamagedData(f"object {key.hex()} is not in the index")
-        try:
-            return self.read(location, verify=verify)
-        except DamagedData as error:
-            # gc may have moved it since: look once more before the data is called damaged.
-            again = self.locate((key,)).get(key)
-            if again is None:
-                raise
-            if (again.pack, again.offset) == (location.pack, location.offset):
-                return self._read_copy(again, error, verify)
+        while location is not None:
             try:
-                return self.read(again, verify=verify)
-            except DamagedData as second:
-                return self._read_copy(again, second, verify)
+                return self.read(location, verify=verify)
+            except DamagedData as error:
+                failed = error
+            # gc may have moved it since: looked up until it stays, so that only what lies there is called damaged.
+            self._ahead.pop(key, None)
+            before, location = location, self.locate((key,)).get(key)
+            if location is None:
+                raise failed
+            if (location.pack, location.offset) == (before.pack, before.offset):
+                return self._read_copy(location, failed, verify)
+        raise DamagedData(f"object {key.hex()} is not in the index")
 
     def copies(self, location: Location) -> list[Location]:
         """Where else the payload of an object lies."""
@@ -112,9 +110,12 @@ class ObjectStore:
         return [replace(location, pack=pack, offset=offset) for pack, offset in rows]
 
     def _read_copy(self, location: Location, error: DamagedData, verify: bool) -> bytes:
-        for copy in self.copies(location):
-            with contextlib.suppress(DamagedData):
-                return self.read(copy, verify=verify)
+        tried: set[tuple[int, int]] = set()
+        while fresh := [copy for copy in self.copies(location) if (copy.pack, copy.offset) not in tried]:
+            for copy in fresh:
+                tried.add((copy.pack, copy.offset))
+                with contextlib.suppress(DamagedData):
+                    return self.read(copy, verify=verify)
         raise error
 
     def _find(self, key: bytes) -> Location | None:

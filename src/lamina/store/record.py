@@ -37,6 +37,8 @@ _RECORD = struct.Struct("<HBBIIQ32s")
 _CHECK = struct.Struct("<I")
 RECORD_HEADER = _RECORD.size + _CHECK.size
 _MAGIC = 0x524C
+RECORD_MAGIC = _MAGIC.to_bytes(2, "little")
+"""The bytes that a record begins with."""
 
 
 class Kind(IntEnum):
@@ -62,9 +64,24 @@ class Record:
     offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class PackHeader:
+    """Whose pack it is, and which."""
+
+    guid: int
+    number: int
+
+
 def pack_name(number: int) -> str:
     """File name of a pack."""
     return f"{number:08d}.pack"
+
+
+def pack_number(name: str) -> int | None:
+    """The number in a pack's file name; None where it is not one."""
+    stem = name.removesuffix(".pack")
+    number = int(stem) if stem != name and stem.isascii() and stem.isdigit() else 0
+    return number if number and pack_name(number) == name else None
 
 
 def pack_header(guid: int, number: int) -> bytes:
@@ -97,18 +114,26 @@ def parse_record_header(data: bytes, offset: int) -> Record:
     return Record(kind, codec, stored, decoded, checksum, key, offset + RECORD_HEADER)
 
 
+def parse_pack_header(data: bytes) -> PackHeader:
+    """What the first bytes of a pack say. Raises ``DamagedData``."""
+    if len(data) < PACK_HEADER.size:
+        raise DamagedData("pack header is cut short")
+    magic, version, check, guid, number = PACK_HEADER.unpack_from(data)
+    if magic != PACK_MAGIC or check != _pack_check(version, guid, number):
+        raise DamagedData("pack header is damaged")
+    if version != PACK_VERSION:
+        raise DamagedData(f"pack is of version {version}, this lamina knows {PACK_VERSION}")
+    return PackHeader(guid, number)
+
+
 def scan_pack(data: bytes | memoryview, guid: int | None = None) -> Iterator[Record]:
     """All records of a whole pack held in memory, up to the padding.
 
     Raises ``DamagedData`` at the first bad header, or where a payload is cut short; payloads are not checked.
     """
-    if len(data) < PACK_HEADER.size:
-        raise DamagedData("pack header is cut short")
-    magic, version, check, owner, number = PACK_HEADER.unpack_from(data)
-    if magic != PACK_MAGIC or check != _pack_check(version, owner, number):
-        raise DamagedData("pack header is damaged")
-    if version != PACK_VERSION or (guid is not None and owner != guid):
-        raise DamagedData("pack is of another version or belongs to another pool")
+    header = parse_pack_header(bytes(data[: PACK_HEADER.size]))
+    if guid is not None and header.guid != guid:
+        raise DamagedData("pack belongs to another pool")
     position = PACK_HEADER.size
     while position < len(data) and bytes(data[position : position + 2]).strip(b"\0"):
         record = parse_record_header(bytes(data[position : position + RECORD_HEADER]), position)

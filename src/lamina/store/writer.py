@@ -15,12 +15,12 @@ import xxhash
 from blake3 import blake3
 from pyroaring import BitMap64
 
-from lamina.errors import DamagedData, LaminaError
-from lamina.store.backend import Appender
+from lamina.errors import LaminaError
 from lamina.store.codec import DEFAULT, Buffer, Compression
 from lamina.store.flusher import Batch, CopyRow, Flusher, Part, Row
 from lamina.store.lease import Lease, live_leases
 from lamina.store.objects import Location, ObjectStore, signed
+from lamina.store.packs import OpenPack, take_pack
 from lamina.store.record import (
     PACK_ALIGN,
     PACK_TARGET,
@@ -40,7 +40,8 @@ _ROWS_AT_ONCE = 16384
 _UPSERT = """
 INSERT INTO object(id, key, pack, offset, stored, decoded, kind, codec, checksum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT(key) DO UPDATE SET pack = excluded.pack, offset = excluded.offset, stored = excluded.stored,
-    codec = excluded.codec, checksum = excluded.checksum, condemned = NULL WHERE condemned IS NOT NULL
+    decoded = excluded.decoded, codec = excluded.codec, checksum = excluded.checksum, condemned = NULL
+WHERE condemned IS NOT NULL
 """
 
 
@@ -77,32 +78,6 @@ PutNames = Callable[[Sequence[bytes]], list[int]]
 """Stores name records inside the transaction of a commit; the row numbers they get."""
 
 
-class _OpenPack:
-    """A pack that this writer appends to; ``size`` counts what is still in the buffer."""
-
-    def __init__(self, number: int, size: int, appender: Appender) -> None:
-        self.number = number
-        self.size = size
-        self.appender = appender
-        self._buffer: list[bytes] = []
-        self._buffered = 0
-
-    def add(self, *parts: bytes) -> None:
-        """Append, later."""
-        self._buffer += parts
-        length = sum(map(len, parts))
-        self._buffered += length
-        self.size += length
-        if self._buffered >= _BUFFER:
-            self.drain()
-
-    def drain(self) -> None:
-        """Hand the file what was added."""
-        if self._buffer:
-            self.appender.append(self._buffer)
-            self._buffer, self._buffered = [], 0
-
-
 class StoreWriter:
     """Takes objects in for one process. Methods are safe to call from several threads.
 
@@ -136,7 +111,7 @@ class StoreWriter:
         self._known = threading.Lock()
         """Guards the sets of keys and rows; never held while waiting."""
         self._flusher = Flusher(self._write_rows)
-        self._open: dict[int, _OpenPack] = {}
+        self._open: dict[int, OpenPack] = {}
         """By the number of the copy that goes there."""
         self._durable: dict[int, int] = {}
         """Bytes of the packs written to that rows may name."""
@@ -249,29 +224,13 @@ class StoreWriter:
         with self._database.transaction():
             live_leases(self._leases, self._database, but=self._lease.name)
             for number in numbers:
-                pack, size = taken[number] = self._free_pack(largest=number == 0)
-                self._database.execute("UPDATE pack SET lease = ? WHERE id = ?", (self._lease.name, pack))
+                taken[number] = take_pack(self._database, self._store.backend, self._lease.name, largest=number == 0)
         for number, (pack, size) in taken.items():
             self._taken[pack] = self._durable[pack] = size
             appender = self._store.backend.append_to(pack_name(pack), size)
-            self._open[number] = _OpenPack(pack, size, appender)
+            self._open[number] = OpenPack(pack, size, appender, _BUFFER)
             if size == 0:
                 self._open[number].add(pack_header(self._guid, pack))
-
-    def _free_pack(self, *, largest: bool) -> tuple[int, int]:
-        """(number, size) of a pack to go on with. One that lost bytes is never written to again."""
-        order = "DESC" if largest else "ASC"
-        for pack, size in self._database.query(
-            f"SELECT id, size FROM pack WHERE state = 'open' AND lease IS NULL ORDER BY size {order}"
-        ):
-            try:
-                if self._store.backend.size(pack_name(pack)) >= size:
-                    return pack, size
-            except DamagedData:
-                if not size:  # its row was committed, its file not yet made
-                    return pack, size
-            self._database.execute("UPDATE pack SET state = 'sealed' WHERE id = ?", (pack,))
-        return self._database.execute("INSERT INTO pack(state, size) VALUES ('open', 0)"), 0
 
     # -- making it durable ----------------------------------------------------------------------------------------
 
@@ -299,15 +258,27 @@ class StoreWriter:
         for part in batch.parts:
             if part.size > self._durable[part.pack]:
                 part.appender.sync()
-        with self._database.transaction():
+        with self._naming(batch.parts):
             own = self._insert(batch.rows, batch.copies)
-            self._set_sizes(batch.parts)
-        for part in batch.parts:
-            self._durable[part.pack] = part.size
         with self._known:
             self.reached |= own.all
             self._own_ids |= own.new
             self._claimed.difference_update([row[0] for row in batch.rows])
+
+    @contextlib.contextmanager
+    def _naming(self, parts: Sequence[Part]) -> Iterator[None]:
+        """A transaction of rows that name what was appended to packs, and is synced."""
+        before = {part.pack: self._durable[part.pack] for part in parts}
+        # From here on, until it is known that they are not there: whoever is interrupted must not cut what rows name.
+        self._durable.update({part.pack: part.size for part in parts})
+        try:
+            with self._database.transaction():
+                yield
+                self._set_sizes(parts)
+        except LaminaError as error:
+            if not error.uncertain:
+                self._durable.update(before)
+            raise
 
     def _set_sizes(self, parts: Sequence[Part]) -> None:
         for part in parts:
@@ -357,7 +328,8 @@ class StoreWriter:
         """Make all that was put durable, then run the body in one transaction: the rows that name a root.
 
         The body stores its name records with the function that it gets; they are in packs, synced, before the
-        transaction commits. The objects reached lose their condemned mark in the same transaction.
+        transaction commits. The objects reached lose their condemned mark in the same transaction, and the lease is
+        renewed: no other thread may be inside ``claim`` meanwhile, what it decides could be lost.
         """
         with self._lock:
             with self._failing():
@@ -372,9 +344,11 @@ class StoreWriter:
                                 self._database.execute("UPDATE object SET condemned = NULL WHERE id = ?", (condemned,))
                     yield self._put_names
                     self._lease.renew(self._epoch())
-            except BaseException:
+            except BaseException as error:
                 # What was appended in it is dead weight; the next pack is one that begins where rows end.
                 self._close_packs()
+                if isinstance(error, LaminaError) and error.uncertain:
+                    raise type(error)(f"{error}; see whether it was done all the same") from error
                 raise
             # What is named stays, whatever comes after.
             self._taken = {pack.number: pack.size for pack in self._open.values()}
@@ -450,7 +424,11 @@ class StoreWriter:
                 self._database.execute_many("DELETE FROM object WHERE id = ?", ((row,) for row in some))
 
     def _shrink(self, pack: int, size: int) -> bool:
-        """Set a pack back to ``size``, inside a transaction, if all rows behind are gone."""
+        """Set a pack back to ``size``, inside a transaction, if all rows behind are gone, and gc is not at it."""
+        if not self._database.query(
+            "SELECT 1 FROM pack WHERE id = ? AND (lease IS NULL OR lease = ?)", (pack, self._lease.name)
+        ):
+            return False
         for table in ("object", "copy"):
             if self._database.query(f"SELECT 1 FROM {table} WHERE pack = ? AND offset >= ? LIMIT 1", (pack, size)):
                 return False

@@ -103,6 +103,9 @@ def _operands(command: Command, given: list[str], current: str) -> list[str]:
         kinds = "dataset snapshot"
     elif command.name == "pool get":
         kinds = "pool"
+    elif command.name in ("hold", "release", "clone"):
+        # One word of the first kind, then the other.
+        kinds = kinds.split()[min(count, 1)]
     elif command.name == "mount":
         kinds = "path" if count else "dataset snapshot"
     elif command.name == "help":

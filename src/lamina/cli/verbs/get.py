@@ -29,11 +29,11 @@ def run(arguments: Arguments) -> int:
     types = parse_types(arguments)
     depth = parse_depth(arguments)
     recursive = arguments.has("recursive") or depth is not None
-    if operands and types and not recursive and set(types) <= {"snapshot", "image"}:
+    if operands and types and not recursive and set(types) <= {"snapshot", "image", "bookmark"}:
         recursive, depth = True, 1
     if not types and (recursive or not operands):
         # Unlike `list`, `get -r` shows snapshots too, as in OpenZFS.
-        types = ("filesystem", "snapshot")
+        types = ("filesystem", "snapshot", "bookmark")
     parsable = arguments.has("parsable")
     with Pools() as pools:
         selection = select(pools, operands, types=types, recursive=recursive, depth=depth)

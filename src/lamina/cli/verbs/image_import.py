@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from lamina.cli.command import JSON, Arguments, Command, Option
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.cli.progress import ProgressBar, summary_rows
+from lamina.cli.typed import command
 from lamina.errors import AlreadyExists, InvalidName, LaminaError, NotFound, UsageError
 from lamina.pool.names import check_snapshot_name, pool_of_name, printable
 
@@ -129,20 +130,21 @@ def _import_all(
 ) -> tuple[list["ImportReport"], list[LaminaError]]:
     """Import every pair; after the first failure none is begun and those that run are given up."""
     stop = threading.Event()
+    words = command()
     if jobs == 1:
         reports: list[ImportReport] = []
         for number, (source, name) in enumerate(pairs, 1):
             if len(pairs) > 1:
                 bar.begin(f"{number}/{len(pairs)} {name}")
             try:
-                reports.append(_import(source, name, format_, bar, stop))
+                reports.append(_import(source, name, format_, bar, stop, words))
             except LaminaError as error:
                 return reports, [error]
         return reports, []
     with ThreadPoolExecutor(max_workers=jobs) as executor:
         futures: list[Future[ImportReport]] = []
         try:
-            futures += [executor.submit(_import, source, name, format_, bar, stop) for source, name in pairs]
+            futures += [executor.submit(_import, source, name, format_, bar, stop, words) for source, name in pairs]
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             # Also on Ctrl-C: the executor waits for its threads, which leave their pools clean.
@@ -169,7 +171,9 @@ def _outcome(futures: list[Future["ImportReport"]]) -> tuple[list["ImportReport"
     return reports, failures
 
 
-def _import(source: str, name: str, format_: Format, bar: ProgressBar, stop: threading.Event) -> "ImportReport":
+def _import(
+    source: str, name: str, format_: Format, bar: ProgressBar, stop: threading.Event, words: str | None
+) -> "ImportReport":
     def progress(figures: "Progress") -> None:
         if stop.is_set():
             raise _Cancelled
@@ -181,6 +185,7 @@ def _import(source: str, name: str, format_: Format, bar: ProgressBar, stop: thr
 
     # Every import has a pool of its own: a pool's handle belongs to one thread.
     with pool_of(name, write=True) as pool:
+        pool.command = words
         return pool.import_image(_source(source), name, progress=progress, format=format_)
 
 

@@ -24,9 +24,9 @@ def run(arguments: Arguments) -> int:
     columns = _columns(arguments)
     sort = _sort_keys(arguments)
     recursive = arguments.has("recursive") or depth is not None
-    snapshots = "snapshot" in types or "image" in types
-    if snapshots and arguments.operands and not recursive:
-        # `list -t snapshot DATASET` means the snapshots of the dataset, as in OpenZFS.
+    below = not {"snapshot", "image", "bookmark"}.isdisjoint(types)
+    if below and arguments.operands and not recursive:
+        # `list -t snapshot DATASET` means the snapshots of the dataset, as in OpenZFS; so do bookmarks.
         recursive, depth = True, 1
     with Pools() as pools:
         selection = select(pools, arguments.operands, types=types, recursive=recursive, depth=depth)
@@ -128,7 +128,7 @@ COMMAND = Command(
     name="list",
     synopsis=(
         "list [-Hp] [-j [--json-int]] [-r|-d max] [-o property[,...]] [-s property] ...",
-        "    [-S property] ... [-t type[,...]] [dataset|snapshot] ...",
+        "    [-S property] ... [-t type[,...]] [dataset|snapshot|bookmark] ...",
     ),
     summary="list datasets, snapshots and images with their space",
     description="""
@@ -138,7 +138,7 @@ those; -r adds what lies below them.
 The columns are NAME, USED, AVAIL, REFER and MOUNTPOINT unless -o names others. 'lamina help properties' lists what
 can be shown.
 
-Snapshots and images are shown when they are named or when -t asks for them.""",
+Snapshots, images and bookmarks are shown when they are named or when -t asks for them.""",
     options=(
         Option("r", "recursive", "also show everything below the operands"),
         Option("d", "depth", "like -r, but at most this many levels below: 1 is the dataset and its children", "max"),

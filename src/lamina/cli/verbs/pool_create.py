@@ -3,9 +3,11 @@
 import os
 
 from lamina.cli.command import Arguments, Command, Option
+from lamina.cli.typed import command
 from lamina.cli.verbs.set import parse_assignments
 from lamina.errors import AlreadyExists, PropertyError, UsageError
 from lamina.pool.names import check_pool_name, printable
+from lamina.pool.ownproperties import check_properties
 from lamina.pool.properties import find_property, is_user_property, parse_properties
 
 
@@ -22,11 +24,13 @@ def run(arguments: Arguments) -> int:
     name, path = arguments.operands
     mode = _mode(arguments.value("mode"))
     properties = parse_assignments(arguments.values("property"))
+    own = parse_assignments(arguments.values("pool-property"))
     check_pool_name(name)
     for key in properties:
         if not find_property(key) and not is_user_property(key):
             raise PropertyError(f"property '{printable(key)}' is not a valid filesystem property")
     parse_properties(properties, prefix=f"cannot create '{name}': ")
+    check_properties(name, own, "create")
     if arguments.has("dry-run"):
         if name in pool_names():
             raise AlreadyExists(f"cannot create '{name}': pool already exists")
@@ -34,7 +38,15 @@ def run(arguments: Arguments) -> int:
             raise AlreadyExists(f"cannot create '{name}': '{printable(path)}' exists and is not an empty directory")
         print(f"would create '{name}' in {printable(os.path.abspath(path))}")
         return 0
-    Pool.create(name, path, group=arguments.value("group"), mode=mode, properties=properties).close()
+    Pool.create(
+        name,
+        path,
+        group=arguments.value("group"),
+        mode=mode,
+        properties=properties,
+        own_properties=own,
+        command=command(),
+    ).close()
     return 0
 
 
@@ -48,7 +60,10 @@ def _mode(word: str | None) -> int | None:
 
 COMMAND = Command(
     name="pool create",
-    synopsis=("pool create [-n] [-O property=value] ... [-g group] [-m mode] <pool> <directory>",),
+    synopsis=(
+        "pool create [-n] [-o property=value] ... [-O file-system-property=value] ...",
+        "    [-g group] [-m mode] <pool> <directory>",
+    ),
     summary="make a directory a pool",
     description="""
 Makes DIRECTORY, which does not exist or is empty, a pool of the name POOL. All its data will lie there.
@@ -63,6 +78,7 @@ what is in it, without being able to write.""",
             "property=value",
             "assignment",
         ),
+        Option("o", "pool-property", "set a property of the pool itself: comment", "property=value", "=comment="),
         Option("g", "group", "the group whose members may read the pool", "group"),
         Option("m", "mode", "permissions of the pool's directory, octal, such as 750", "mode"),
         Option("n", "dry-run", "change nothing; say what would be done"),

@@ -2,7 +2,7 @@
 
 from lamina.cli.command import JSON, PARSABLE, SCRIPTED, Arguments, Command, Option
 from lamina.cli.output import Column, print_json, print_table
-from lamina.cli.verbs.pool_list import open_pools, pool_properties, pool_values, sourced
+from lamina.cli.verbs.pool_list import FEATURES, open_pools, pool_properties, pool_values, sourced
 from lamina.errors import UsageError
 
 _FIELDS = ("name", "property", "value", "source")
@@ -13,7 +13,7 @@ def run(arguments: Arguments) -> int:
     if not arguments.operands:
         raise UsageError("missing property argument")
     word, *names = arguments.operands
-    wanted = pool_properties(word.split(","))
+    wanted = pool_properties(word.split(","), flags=FEATURES)
     fields: list[str] = []
     for field in arguments.lists("fields"):
         if field != "all" and field not in _FIELDS:
@@ -26,9 +26,13 @@ def run(arguments: Arguments) -> int:
     for pool in pools:
         with pool:
             values = pool_values(pool, arguments.has("parsable"))
-        documents[pool.name] = {"name": pool.name, "properties": {name: sourced(values[name]) for name in wanted}}
+            sources = {name: source for name, (_, source) in pool.own_properties().items()}
+        documents[pool.name] = {
+            "name": pool.name,
+            "properties": {name: sourced(values[name], sources.get(name, "-")) for name in wanted},
+        }
         for name in wanted:
-            cells = {"name": pool.name, "property": name, "value": values[name], "source": "-"}
+            cells = {"name": pool.name, "property": name, "value": values[name], "source": sources.get(name, "-")}
             rows.append([cells[field] for field in fields])
     if arguments.has("json"):
         print_json("pool get", {"pools": documents})
@@ -42,7 +46,8 @@ COMMAND = Command(
     synopsis=('pool get [-Hpj] [-o "all" | field[,...]] <"all" | property[,...]> [pool] ...',),
     summary="show properties of a pool",
     description="""
-Shows properties of pools: size, allocated, free, capacity, dedupratio, health, guid, path.""",
+Shows properties of pools: size, allocated, free, freeing, capacity, dedupratio, health, guid, path, comment,
+and a feature@NAME for each feature flag of the format.""",
     options=(
         Option("o", "fields", "fields to show: name, property, value, source", "field[,...]", f"={' '.join(_FIELDS)}"),
         SCRIPTED,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from lamina.cli.command import JSON, PARSABLE, SCRIPTED, Arguments, Command, Option
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.errors import LaminaError, UsageError
+from lamina.pool import features
 from lamina.pool.units import format_ratio, format_size
 
 TYPE_CHECKING = False
@@ -16,17 +17,20 @@ _COLUMNS = {
     "size": Column("SIZE", True, 5),
     "allocated": Column("ALLOC", True, 5),
     "free": Column("FREE", True, 5),
+    "freeing": Column("FREEING", True, 7),
     "capacity": Column("CAP", True, 5),
     "dedupratio": Column("DEDUP", True, 5),
     "health": Column("HEALTH", True, 8),
     "guid": Column("GUID", True, 20),
     "path": Column("PATH"),
+    "comment": Column("COMMENT"),
 }
 _SHORT = {"alloc": "allocated", "cap": "capacity", "dedup": "dedupratio"}
 _DEFAULT = ("name", "size", "allocated", "free", "capacity", "dedupratio", "health")
 
 PROPERTIES = tuple(name for name in _COLUMNS if name != "name")
-"""What ``pool get`` shows, in order."""
+"""What ``pool get`` shows, in order, before the features."""
+FEATURES = tuple(f"feature@{feature.name}" for feature in features.ALL)
 
 
 def run(arguments: Arguments) -> int:
@@ -49,23 +53,23 @@ def run(arguments: Arguments) -> int:
         rows = [[found[name] for name in columns] for found in values.values()]
         print_table([_COLUMNS[name] for name in columns], rows, scripted=arguments.has("scripted"))
     elif not failed:
-        complain("no pools available")
+        print("no pools available")  # on standard output, as zpool list does
     return 1 if failed else 0
 
 
-def sourced(value: str) -> dict[str, object]:
-    """Return a pool's value as JSON; nothing of a pool is set by people, so that there is no source."""
-    return {"value": value, "source": {"type": "NONE", "data": "-"}}
+def sourced(value: str, source: str = "-") -> dict[str, object]:
+    """Return a pool's value as JSON."""
+    return {"value": value, "source": {"type": "NONE" if source == "-" else source.upper(), "data": "-"}}
 
 
-def pool_properties(words: Sequence[str], extra: tuple[str, ...] = ()) -> list[str]:
-    """Return full names of pool properties; ``all`` is every one."""
+def pool_properties(words: Sequence[str], extra: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> list[str]:
+    """Return full names of pool properties; ``all`` is every one, the ``extra`` first and the ``flags`` last."""
     names: list[str] = []
     for word in words:
         name = _SHORT.get(word, word)
         if word == "all":
-            names += [*extra, *PROPERTIES]
-        elif name in PROPERTIES or name in extra:
+            names += [*extra, *PROPERTIES, *flags]
+        elif name in PROPERTIES or name in extra or name in flags:
             names.append(name)
         else:
             raise UsageError(f"bad property list: invalid property '{word}'; there are {', '.join(PROPERTIES)}")
@@ -99,11 +103,13 @@ def pool_values(pool: "Pool", parsable: bool) -> dict[str, str]:
         "size": size(space.size),
         "allocated": size(space.allocated),
         "free": size(space.free),
+        "freeing": size(space.freeing) if space.freeing else "0",  # as zpool has it
         "capacity": f"{space.capacity}{'' if parsable else '%'}",
         "dedupratio": format_ratio(space.dedupratio, parsable),
         "health": space.health,
         "guid": str(pool.guid),
         "path": str(pool.path),
+        **{name: value for name, (value, _) in pool.own_properties().items()},
     }
 
 

@@ -2,6 +2,7 @@
 
 from lamina.cli.command import Arguments, Command, Option
 from lamina.cli.pools import Pools
+from lamina.cli.unmounting import unmount
 from lamina.errors import InvalidName, UsageError
 from lamina.pool.names import (
     check_dataset_name,
@@ -29,6 +30,8 @@ def run(arguments: Arguments) -> int:
         if recursive:
             raise UsageError("source dataset must be a snapshot when -r is given")
         check_dataset_name(new)
+        if "/" not in new:
+            raise InvalidName(f"cannot create '{new}': missing dataset name")
     else:
         if parents:
             raise UsageError("-p is not for snapshots: a snapshot stays in its dataset")
@@ -45,6 +48,8 @@ def run(arguments: Arguments) -> int:
         if pool_of_name(new) != pool_of_name(old):
             pools.of(new, f"cannot create '{new}': no such pool '{pool_of_name(new)}'")
             raise InvalidName(f"cannot rename to '{new}': datasets must be within same pool")
+        if arguments.has("force"):
+            unmount(pool.rename(old, new, parents=parents, recursive=recursive, dry_run=True))
         pool.rename(old, new, parents=parents, recursive=recursive)
     return 0
 
@@ -53,7 +58,7 @@ COMMAND = Command(
     name="rename",
     synopsis=(
         "rename [-fpu] <dataset> <dataset>",
-        "rename [-r] <dataset>@<snapshot> <[dataset]@<snapshot>|snapshot>",
+        "rename [-fr] <dataset>@<snapshot> <[dataset]@<snapshot>|snapshot>",
     ),
     summary="rename a dataset or a snapshot",
     description="""
@@ -63,7 +68,7 @@ Everything below a dataset moves with it. No data is copied.""",
         Option("p", "parents", "create the missing datasets above the new name"),
         Option("r", "recursive", "rename the snapshots of that name below as well"),
         Option("u", "unmounted", "accepted for scripts written for zfs: renaming never mounts again"),
-        Option("f", "force", "accepted for scripts written for zfs"),
+        Option("f", "force", "unmount what is mounted first"),
     ),
     examples=(
         ("Move a dataset", "lamina rename tank/scratch tank/images/scratch"),

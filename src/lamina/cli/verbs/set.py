@@ -16,7 +16,7 @@ def run(arguments: Arguments) -> int:
     while count < len(words) and "=" in words[count]:
         count += 1
     if count == 0:
-        raise UsageError(f"missing property=value argument before '{words[0]}'")
+        _refuse(words[0])
     names = words[count:]
     if not names:
         raise UsageError("missing dataset name(s)")
@@ -39,6 +39,16 @@ def run(arguments: Arguments) -> int:
         for pool_name, found in groups.items():
             pools.of(pool_name).set(found, properties)
     return 1 if failed else 0
+
+
+def _refuse(word: str) -> None:
+    """The first word is no ``property=value``: then it is a dataset, and if it is none, that is what is wrong."""
+    absent = f"cannot open '{printable(word)}': dataset does not exist"
+    check_name(word)
+    with Pools() as pools:
+        if not pools.of(word, absent).exists(word):
+            raise NotFound(absent)
+    raise UsageError(f"missing property=value argument before '{printable(word)}'")
 
 
 def parse_assignments(words: list[str]) -> dict[str, str]:

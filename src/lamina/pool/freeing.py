@@ -1,0 +1,113 @@
+"""What names no longer reach: which objects gc may free, and how much that is.
+
+Live is what the trees reach that a name or a mount's pin refers to, and the name records from the last full one on.
+Everything follows from the rows of ``tree``, whose bitmaps hold the row numbers of all objects that a root reaches.
+"""
+
+from dataclasses import dataclass
+
+from pyroaring import BitMap64
+
+from lamina.pool.catalogue import Catalogue
+from lamina.store.database import Database
+from lamina.store.record import Kind
+
+_TREES_AT_ONCE = 32
+_BLOCK = 1 << 16
+
+_NAMED = (
+    "SELECT head FROM dataset WHERE head IS NOT NULL UNION SELECT root FROM snapshot WHERE root IS NOT NULL "
+    "UNION SELECT root FROM pin"
+)
+
+
+@dataclass(slots=True)
+class Reach:
+    """What names and pins reach at one moment, the one of ``txg``.
+
+    ``unnamed`` are roots that have a tree and no name; ``left`` is what those reach and nothing named does.
+    """
+
+    txg: int
+    live: BitMap64
+    unnamed: list[int]
+    left: BitMap64
+
+
+def current_txg(catalogue: Catalogue) -> int:
+    """Counts every change of names."""
+    return int(catalogue.meta("txg") or 0)
+
+
+def read_reach(catalogue: Catalogue) -> Reach:
+    """What names reach now. The rows are those of one moment: after another process's change they are read anew."""
+    database = catalogue.database
+    while True:
+        txg = current_txg(catalogue)
+        named = {root for (root,) in database.query(_NAMED)}
+        roots = [root for (root,) in database.query("SELECT root FROM tree")]
+        unnamed = [root for root in roots if root not in named]
+        live = _union(database, [root for root in roots if root in named])
+        left = _union(database, unnamed)
+        names_from = int(catalogue.meta("names_from") or 0)
+        names = database.query("SELECT id, id >= ? FROM object WHERE kind = ?", (names_from, int(Kind.NAMES)))
+        live.update(number for number, kept in names if kept)
+        left.update(number for number, kept in names if not kept)
+        if current_txg(catalogue) == txg:
+            return Reach(txg, live, unnamed, left - live)
+
+
+def _union(database: Database, roots: list[int]) -> BitMap64:
+    """All objects that the trees of these roots reach."""
+    found = BitMap64()
+    for start in range(0, len(roots), _TREES_AT_ONCE):
+        some = roots[start : start + _TREES_AT_ONCE]
+        marks = ",".join("?" * len(some))
+        for (objects,) in database.query(f"SELECT objects FROM tree WHERE root IN ({marks})", some):
+            found |= BitMap64.deserialize(objects)
+    return found
+
+
+def condemned(database: Database) -> BitMap64:
+    """Objects that gc has marked and not deleted yet."""
+    return BitMap64(number for (number,) in database.query("SELECT id FROM object WHERE condemned > 0"))
+
+
+def all_objects(database: Database) -> BitMap64:
+    """The row numbers of all objects. Taken pack by pack, from an index that holds nothing else."""
+    found = BitMap64()
+    for (pack,) in database.query("SELECT id FROM pack"):
+        found.update(number for (number,) in database.query("SELECT id FROM object WHERE pack = ?", (pack,)))
+    return found
+
+
+def has_work(catalogue: Catalogue) -> bool:
+    """Whether names have let go of something that is still there. Quick, and changes nothing."""
+    database = catalogue.database
+    if database.query("SELECT 1 FROM object WHERE condemned > 0 LIMIT 1"):
+        return True
+    if database.query(f"SELECT 1 FROM tree WHERE root NOT IN ({_NAMED}) LIMIT 1"):
+        return True
+    names_from = int(catalogue.meta("names_from") or 0)
+    return bool(
+        database.query("SELECT 1 FROM object WHERE kind = 4 AND id < ? AND condemned IS NULL LIMIT 1", (names_from,))
+    )
+
+
+def freeing(catalogue: Catalogue) -> int:
+    """Stored bytes that nothing refers to any more and that gc has still to give back."""
+    if not has_work(catalogue):
+        return 0
+    return stored_bytes(catalogue.database, read_reach(catalogue).left | condemned(catalogue.database))
+
+
+def stored_bytes(database: Database, objects: BitMap64) -> int:
+    """Stored bytes of those of ``objects`` that are there, each once."""
+    total = 0
+    number = next(iter(objects), None)
+    while number is not None:
+        first = number >> 16 << 16
+        rows = database.query("SELECT id, stored FROM object WHERE id >= ? AND id < ?", (first, first + _BLOCK))
+        total += sum(stored for row, stored in rows if row in objects)
+        number = next(objects.iter_equal_or_larger(first + _BLOCK), None)
+    return total

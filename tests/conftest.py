@@ -1,0 +1,9 @@
+"""For all rooms: nothing runs in the background unless a test says so."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests look at pools right after a change: no process of its own frees space beside them."""
+    monkeypatch.setenv("LAMINA_BACKGROUND", "off")
