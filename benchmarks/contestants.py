@@ -107,3 +107,31 @@ class BorgRepository:
     def take_in(self, source: Path, name: str) -> Cost:
         """``borg create -C zstd,3`` of the whole of ``source``."""
         return run(["borg", "create", "-C", "zstd,3", f"{self.path}::{name}", "."], env=self._env, cwd=source)
+
+    def verify(self) -> Cost:
+        """``borg check --verify-data``: all data decrypted, decompressed and hashed again."""
+        return run(["borg", "check", "--verify-data", self.path], env=self._env)
+
+
+class ResticRepository:
+    """A restic repository of format 2, which compresses; its cache and password kept beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._env = {
+            "RESTIC_REPOSITORY": str(path),
+            "RESTIC_PASSWORD": "benchmark",
+            "RESTIC_CACHE_DIR": str(path.with_name(path.name + ".cache")),
+        }
+
+    def create(self) -> None:
+        """``restic init``."""
+        run(["restic", "init", "--repository-version", "2"], env=self._env)
+
+    def take_in(self, source: Path, name: str) -> Cost:
+        """``restic backup`` of the whole of ``source``, compressed as restic does by itself."""
+        return run(["restic", "backup", "--quiet", "--tag", name, "."], env=self._env, cwd=source)
+
+    def verify(self) -> Cost:
+        """``restic check --read-data``: all packs read, decrypted, decompressed and hashed again."""
+        return run(["restic", "check", "--read-data"], env=self._env)

@@ -13,6 +13,7 @@ _VERSION_FLAGS = {
     "squashfuse": "--version",
     "squashfuse_ll": "--version",
     "borg": "--version",
+    "restic": "version",
 }
 _LIBRARIES = ("zstandard", "blake3", "xxhash", "lz4", "pyroaring", "pyfastcdc")
 

@@ -14,6 +14,7 @@ PACKAGES = {
     "mksquashfs": "squashfs-tools",
     "squashfuse": "squashfuse",
     "borg": "borgbackup",
+    "restic": "restic",
     "fusermount3": "fuse3",
     "mmdebstrap": "mmdebstrap",
 }

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lamina.errors import AlreadyExists, Busy, NotFound, PropertyError
-from lamina.pool import Entry, PropertyValue
+from lamina.pool import Entry, PropertyValue, features
 from lamina.pool.names import parent_of, pool_of_name, split_snapshot
 from lamina.pool.properties import (
     PROPERTIES,
@@ -108,6 +108,10 @@ class FakePool:
 
     def clear_errors(self) -> None:
         self.counts = (0, 0, 0)
+
+    def own_properties(self) -> dict[str, tuple[str, str]]:
+        own = {"comment": ("-", "default")}
+        return own | {f"feature@{one.name}": ("enabled", "local") for one in features.ALL}
 
     def exists(self, name: str) -> bool:
         return name in self.nodes
@@ -289,6 +293,7 @@ class FakeMachine:
     def __init__(self) -> None:
         self.pools: dict[str, FakePool] = {}
         self.created: list[tuple[str, str, dict[str, Any]]] = []
+        self.commands: list[str] = []
 
     def add(self, pool: FakePool) -> FakePool:
         self.pools[pool.name] = pool
@@ -312,6 +317,9 @@ class FakeMachine:
             raise AlreadyExists(f"cannot create '{name}': pool already exists")
         if "bad" in options["properties"]:
             raise PropertyError("never reached: the command line checks names")
+        self.commands.append(options.pop("command"))
+        if not options["own_properties"]:
+            del options["own_properties"]
         self.created.append((name, path, options))
         pool = self.add(FakePool(name))
         pool.opened += 1

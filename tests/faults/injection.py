@@ -16,7 +16,7 @@ from lamina.errors import NoSpace
 from lamina.pool import Pool
 from lamina.store.disk import DISK
 from tests.faults.crashes import State, judge
-from tests.faults.oracle import check_leases, check_pool, copy_of, names_and_contents, one_line
+from tests.faults.oracle import check_leases, check_pool, copy_of, one_line, summary
 from tests.faults.scenarios import Bench, Command
 from tests.faults.sqlite_vfs import TappedSqlite, installed
 from tests.faults.survival import Chance, Nothing, Op
@@ -89,18 +89,6 @@ class Subject:
     before: Summary
     after: Summary
     calls: list[Call]
-
-
-def summary(pool: Pool) -> dict[str, Any]:
-    """What users see, without what is another each time: numbers of rows, guids, times."""
-    found = names_and_contents(pool)["contents"]
-    # An empty file system has the times of its dataset.
-    contents = {name: tree if len(tree) > 1 else "empty" for name, tree in found.items()}
-    properties = {
-        entry.name: {name: value.value for name, value in pool.get(entry, ["compression", "user:x", "origin"]).items()}
-        for entry in pool.list(types=("filesystem", "snapshot", "image"))
-    }
-    return {"contents": contents, "properties": properties}
 
 
 def look(root: Path, *, checked: bool = True) -> Summary:

@@ -149,6 +149,18 @@ def names_and_contents(pool: Pool) -> dict[str, Any]:
     return found
 
 
+def summary(pool: Pool) -> dict[str, Any]:
+    """What users see, without what is another each time: numbers of rows, guids, times."""
+    found = names_and_contents(pool)["contents"]
+    # An empty file system has the times of its dataset.
+    contents = {name: tree if len(tree) > 1 else "empty" for name, tree in found.items()}
+    properties = {
+        entry.name: {name: value.value for name, value in pool.get(entry, ["compression", "user:x", "origin"]).items()}
+        for entry in pool.list(types=("filesystem", "snapshot", "image"))
+    }
+    return {"contents": contents, "properties": properties}
+
+
 def contents(tree: TreeView) -> dict[bytes, Any]:
     """Everything in a tree by path; data as its hash."""
     found: dict[bytes, Any] = {b"": tree.inode(1)}

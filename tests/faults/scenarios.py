@@ -2,14 +2,19 @@
 
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from lamina.pool import Pool
+from lamina.pool import Pool, registry
+from lamina.pool.check import check_pool
+from lamina.pool.recover import recover_pool
+from lamina.pool.removing import destroy_pool
 from lamina.store.disk import Disk
 from lamina.store.record import pack_name
 from lamina.store.writer import StoreWriter
+from tests.faults.oracle import names_and_contents, summary
 from tests.pool.trees import blob, write_tree
 
 
@@ -31,11 +36,16 @@ Step = Callable[[Bench], None]
 
 @dataclass(frozen=True)
 class Scenario:
-    """``prepared`` is done before anybody watches."""
+    """``prepared`` is done before anybody watches; ``see`` is what users see of a pool, and has to stay.
+
+    ``after`` is done to what a power loss left, as users are told to.
+    """
 
     name: str
     prepared: list[Step]
     steps: list[Step] = field(default_factory=list)
+    see: Callable[[Pool], dict[str, Any]] = names_and_contents
+    after: Callable[[Path], None] | None = None
 
 
 def make_trees(parent: Path) -> dict[str, Path]:
@@ -153,6 +163,59 @@ def beside() -> list[Step]:
     )
 
 
+def destroy_whole(bench: Bench) -> None:
+    """``pool destroy``."""
+    _know(bench)
+    destroy_pool("tank", bench.disk)
+
+
+def recover(bench: Bench) -> None:
+    """``pool recover -f``."""
+    recover_pool(bench.path, force=True, disk=bench.disk)
+
+
+def recover_again(path: Path) -> None:
+    """A recovery that was broken off says so, and is to be begun anew."""
+    with Pool.open(path) as pool:
+        unfinished = pool._catalogue.meta("recovery") is not None
+        problems = check_pool(pool).problems
+    assert bool(problems) == unfinished, problems
+    if unfinished:
+        recover_pool(path, force=True)
+
+
+def _know(bench: Bench) -> None:
+    """The pool of this name is the bench's."""
+    with suppress(FileNotFoundError):
+        registry.link("tank").unlink()  # type: ignore[union-attr]
+    registry.add("tank", bench.path)
+
+
+def harm_nodes(path: Path) -> None:
+    """Damage the first places of tree nodes that have another."""
+    query = "SELECT pack, offset FROM object WHERE kind = 2 AND id IN (SELECT object FROM copy) ORDER BY id LIMIT 4"
+    with closing(sqlite3.connect(path / "catalogue.db")) as database:
+        places = database.execute(query).fetchall()
+    assert places
+    for pack, offset in places:
+        with open(path / "packs" / pack_name(pack), "r+b") as file:
+            file.seek(offset + 9)
+            byte = file.read(1)
+            file.seek(offset + 9)
+            file.write(bytes([byte[0] ^ 0x10]))
+
+
+def scrub(pool: Pool, bench: Bench) -> None:
+    """``pool scrub -w``."""
+    pool.scrub()
+
+
+def scrub_again(path: Path) -> None:
+    """A scrub that was broken off is gone on with."""
+    with Pool.open(path, write=True) as pool:
+        assert pool.scrub().errors == 0
+
+
 def scenarios() -> list[Scenario]:
     """All of them."""
     base: list[Step] = [create, take_in("a", "tank/i@1"), take_in("c", "tank/j@1"), dataset("tank/data/deep")]
@@ -192,6 +255,15 @@ def scenarios() -> list[Scenario]:
         Scenario("gc-beside", [*base, take_in("b", "tank/i@2")], beside()),
         Scenario("rename", base, [rename("tank/i", "tank/data/i"), rename("tank/j@1", "tank/j@one")]),
         Scenario(
+            "scrub",
+            [*base, take_in("b", "tank/i@2"), lambda bench: harm_nodes(bench.path)],
+            [on_pool(scrub)],
+            summary,
+            scrub_again,
+        ),
+        Scenario("pool-destroy", base, [destroy_whole]),
+        Scenario("recover", [*base, take_in("b", "tank/i@2"), destroy("tank/j")], [recover], summary, recover_again),
+        Scenario(
             "checkpoint",
             base,
             several(
@@ -223,25 +295,6 @@ class Command:
 
 def _command(name: str, prepared: list[Step], work: Work) -> Command:
     return Command(name, prepared, on_pool(work), work)
-
-
-def harm_nodes(path: Path) -> None:
-    """Damage the first places of tree nodes that have another."""
-    query = "SELECT pack, offset FROM object WHERE kind = 2 AND id IN (SELECT object FROM copy) ORDER BY id LIMIT 4"
-    with closing(sqlite3.connect(path / "catalogue.db")) as database:
-        places = database.execute(query).fetchall()
-    assert places
-    for pack, offset in places:
-        with open(path / "packs" / pack_name(pack), "r+b") as file:
-            file.seek(offset + 9)
-            byte = file.read(1)
-            file.seek(offset + 9)
-            file.write(bytes([byte[0] ^ 0x10]))
-
-
-def scrub(pool: Pool, bench: Bench) -> None:
-    """``pool scrub -w``."""
-    pool.scrub()
 
 
 def commands() -> list[Command]:

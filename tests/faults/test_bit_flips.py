@@ -1,7 +1,7 @@
 """One bit of a pack is another: a read says so or is healed by a second copy; never does it give wrong data.
 
 Reads do not use what lies around a payload: flips there are found by scrub, and by whoever reads packs alone.
-``LAMINA_FLIPS=10000`` flips so many bits; without it, some hundreds.
+``LAMINA_FLIPS=10000`` flips so many bits; without it, a thousand.
 """
 
 import os
@@ -24,7 +24,7 @@ from lamina.store.scan import PackScan
 from tests.faults.oracle import contents, copy_of, one_line
 from tests.pool.trees import blob, write_tree
 
-FLIPS = int(os.environ.get("LAMINA_FLIPS", "300"))
+FLIPS = int(os.environ.get("LAMINA_FLIPS", "1000"))
 SCRUBS = max(FLIPS // 25, 10)
 CODECS = {"off": Codec.STORED, "lz4": Codec.LZ4, "gzip-9": Codec.DEFLATE, "zstd": Codec.ZSTD}
 FIELDS = {"magic": 0, "kind": 2, "codec": 3, "stored": 4, "decoded": 8, "sum": 12, "key": 20, "check": 52}

@@ -28,7 +28,8 @@ def test_power_loss(scenario: Scenario, place: Path, trees: dict[str, Path], sma
     for number, index in enumerate(chosen):
         state = found[index]
         try:
-            judge(state, place, random.Random(index), go_on=trees["b"] if number % 10 == 0 else None)
+            next_import = trees["b"] if number % 10 == 0 else None
+            judge(state, place, random.Random(index), go_on=next_import, see=scenario.see, after=scenario.after)
         except Exception as error:
             error.add_note(f"{scenario.name}: state {index} of {len(found)}, after change {state.at}: "
                            f"{recording.log[state.at - 1] if state.at else 'none'!r:.200}")  # fmt: skip

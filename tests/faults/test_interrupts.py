@@ -6,7 +6,6 @@
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -23,8 +22,8 @@ def importing(path: Path, tree: Path, name: str) -> int:
     if pid == 0:
         status = 1
         try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what is interrupted while it is thrown away is told there
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            sys.unraisablehook = lambda what: None  # what is interrupted while it is thrown away
             with Pool.open(path, write=True) as pool:
                 pool.import_image(tree, name, jobs=2)
             status = 0

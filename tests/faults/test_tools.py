@@ -174,7 +174,7 @@ def test_a_store_that_does_not_sync_is_found_out(
     mutate(monkeypatch)
     scenario = next(one for one in scenarios() if one.name == name)
     recording = record(scenario, place, trees)
-    plain = [state for state in states(recording, random.Random(1), 1) if state.plain]
+    plain = [state for state in states(recording, random.Random(1), 0) if state.plain]
     assert plain
     wrong = 0
     for state in plain:

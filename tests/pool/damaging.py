@@ -85,6 +85,17 @@ def node_of(pool: Pool, path: str, name: str = "tank/i@1") -> list[Spot]:
     raise AssertionError(path)
 
 
+def forget(pool: Pool, *some: Spot) -> None:
+    """Take objects out of the index, as a catalogue that came from an old backup might have."""
+    database = pool.store.database
+    database.query("PRAGMA foreign_keys = OFF")
+    with database.transaction():
+        for spot in some:
+            database.execute("DELETE FROM object WHERE id = ?", (spot.location.id,))
+            database.execute("DELETE FROM copy WHERE object = ?", (spot.location.id,))
+    database.query("PRAGMA foreign_keys = ON")
+
+
 def scrubbed(pool: Pool) -> ScanStatus:
     """Scrub to the end; the figures agree with each other."""
     found = pool.scrub()

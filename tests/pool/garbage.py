@@ -23,8 +23,9 @@ def reachable(pool: Pool) -> set[bytes]:
     """Keys of all objects that a name reaches."""
     found: set[bytes] = set()
     for entry in pool.list(types=("filesystem", "snapshot")):
-        tree = pool.tree(entry.name)
-        if isinstance(tree, StoredTree):
+        if pool.root(entry.name) is not None:  # the empty tree is stored nowhere
+            tree = pool.tree(entry.name)
+            assert isinstance(tree, StoredTree)
             found.update(tree.objects())
     return found
 

@@ -132,8 +132,6 @@ class Broken(Exception):
 
 
 DAMAGED = -1
-SPOTS = 4
-"""Places that each key may have at the same time: more than can come together."""
 
 
 class World:
@@ -149,7 +147,8 @@ class World:
         case = self.case
         has = [bool(case.first >> key & 1) for key in self.all_keys]
         rows = tuple(Row(1, 0, 0, 0) if one else None for one in has)
-        places = tuple((Place("f") if one else NOWHERE, *[NOWHERE] * (SPOTS - 1)) for one in has)
+        spare = len(case.writers) * case.tries + case.moves  # all that can come together
+        places = tuple((Place("f") if one else NOWHERE, *[NOWHERE] * spare) for one in has)
         trees: list[tuple[int, ...] | None] = [None] * (1 << case.keys)
         if case.first:
             trees[case.first] = tuple(int(one) for one in has)

@@ -1,6 +1,7 @@
 """Random histories of a pool, beside the model of what it should say."""
 
 import contextlib
+import copy
 import os
 import shutil
 import tempfile
@@ -91,15 +92,25 @@ class Histories(RuleBasedStateMachine):
         assert isinstance(tree, StoredTree)
         return tree.root_key
 
+    def check_limit(self, error: NoSpace) -> None:
+        """Fail unless a quota may have refused a change."""
+        assert "quota" in str(error)
+        assert any(int(one.properties.get("quota", "0")) for one in self.model.datasets.values())
+
     def both(self, really: Callable[[], object], model: Callable[[], object], error: type[LaminaError]) -> bool:
         """Do the same to the pool and the model, or have both refuse it; whether it was done."""
         allowed = True
+        saved = copy.deepcopy(self.model)
         try:
             model()
         except Refused:
             allowed = False
         try:
             really()
+        except NoSpace as full:
+            self.check_limit(full)
+            self.model = saved
+            return False
         except error:
             assert not allowed
         else:
@@ -239,6 +250,8 @@ class Histories(RuleBasedStateMachine):
         impossible = "tank" in (old, name) or name in self.model.datasets or name.startswith(old + "/")
         try:
             self.pool.rename(old, name, parents=True)
+        except NoSpace as error:
+            self.check_limit(error)
         except LaminaError:
             assert impossible
         else:
@@ -282,9 +295,12 @@ class Histories(RuleBasedStateMachine):
     def clone(self, number: int, name: str) -> None:
         """A dataset with an origin."""
         snapshot = self.some_snapshot(number)
-        if name not in self.model.datasets:
-            self.pool.clone(snapshot, name, parents=True)
-            self.model.clone(snapshot, name)
+        if name in self.model.datasets:
+            assert self.pool.clone(snapshot, name, parents=True) == []
+            return
+        self.both(
+            lambda: self.pool.clone(snapshot, name, parents=True), lambda: self.model.clone(snapshot, name), LaminaError
+        )
 
     @rule(number=some)
     def promote(self, number: int) -> None:
@@ -367,6 +383,10 @@ class Histories(RuleBasedStateMachine):
 
     # -- what must hold -------------------------------------------------------------------------------------------
 
+    def wanted(self) -> dict[str, dict[str, int | float]]:
+        """Figures by name."""
+        return figures(self.model, Walk(self.pool, self.known))
+
     @invariant()
     def names(self) -> None:
         """Names, order, kinds."""
@@ -404,7 +424,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def accounting(self) -> None:
         """Every figure."""
-        wanted = figures(self.model, Walk(self.pool, self.known))
+        wanted = self.wanted()
         entries = self.pool.list(types=("filesystem", "snapshot"))
         for _ in range(2):  # computed, then as kept
             for entry, values in zip(entries, self.pool.get_many(entries, None), strict=True):

@@ -254,7 +254,7 @@ def test_what_a_running_import_has_put_is_left_alone(pool: Pool) -> None:
 
 def killed_import(ready: Callable[[], object], path: Path) -> None:
     with Pool.open("tank", write=True) as pool, pool._writer() as writer:
-        for number in range(20):
+        for _ in range(20):
             writer.put(os.urandom(5000), Kind.CHUNK)
         writer._flusher.put(writer._batch())
         writer._flusher.wait()

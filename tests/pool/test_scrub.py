@@ -26,13 +26,13 @@ from lamina.store.verifying import Fault, Flaw, Place, Verifier
 from tests.pool import processes
 from tests.pool.damaging import (
     MANY,
-    Spot,
     check_places,
     chunk_of,
     damage,
     files,
     flip,
     flip_byte,
+    forget,
     make_source,
     node_of,
     pack_path,
@@ -377,17 +377,6 @@ def test_no_room_to_mend(image: Pool) -> None:
 
 
 # -- objects that the index has lost ---------------------------------------------------------
-
-
-def forget(pool: Pool, *some: Spot) -> None:
-    """Take objects out of the index, as a catalogue that came from an old backup might have."""
-    database = pool.store.database
-    database.query("PRAGMA foreign_keys = OFF")
-    with database.transaction():
-        for spot in some:
-            database.execute("DELETE FROM object WHERE id = ?", (spot.location.id,))
-            database.execute("DELETE FROM copy WHERE object = ?", (spot.location.id,))
-    database.query("PRAGMA foreign_keys = ON")
 
 
 def test_objects_without_rows(pool: Pool, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pyroaring import BitMap64
 
 from lamina.errors import DamagedData
+from lamina.pool.freeing import all_objects, current_txg, read_reach
 from lamina.store.database import DAMAGED, Database
 from lamina.store.objects import ObjectStore
 from lamina.store.record import Kind
@@ -17,17 +18,11 @@ from lamina.store.record import Kind
 if TYPE_CHECKING:
     from lamina.pool.pool import Pool
 
-_BLOCK = 1 << 16
-_NAMED = (
-    "SELECT head FROM dataset WHERE head IS NOT NULL UNION SELECT root FROM snapshot WHERE root IS NOT NULL "
-    "UNION SELECT root FROM pin"
-)
-
 
 def note_absent(pool: "Pool") -> int:
     """Give rows to all that trees reach and that has none, as far as their nodes can be read; how many."""
     database = pool.store.database
-    if not _without_row(database):
+    if not _without_row(pool):
         return 0
     from lamina.pool.scrub import mending_writer
     from lamina.pool.walking import Walker
@@ -37,7 +32,7 @@ def note_absent(pool: "Pool") -> int:
     with mending_writer(pool):
         # A store of its own: what the pool's has learned of places, it may still know of rows that are gone.
         walker = Walker(ObjectStore(database, pool.store.backend), absent=holder.give)
-        for root, key, stamp, objects in _trees_with(database, _without_row(database)):
+        for root, key, stamp, objects in _trees_with(database, _without_row(pool)):
             try:
                 walked = walker.walk(key)
             except DamagedData:
@@ -49,33 +44,21 @@ def note_absent(pool: "Pool") -> int:
     return holder.given
 
 
-def _without_row(database: Database) -> BitMap64:
-    """Row numbers in the bitmaps of named trees that no object has."""
+def _without_row(pool: "Pool") -> BitMap64:
+    """Row numbers in the bitmaps of trees with names, or pins, that no object has."""
+    catalogue = pool._catalogue
     while True:
-        reached = BitMap64()
-        roots = [root for (root,) in database.query(_NAMED)]
-        for root in roots:
-            for (objects,) in database.query("SELECT objects FROM tree WHERE root = ?", (root,)):
-                reached |= BitMap64.deserialize(objects)
-        absent = BitMap64()
-        at = 0
-        while reached and at <= reached.max():
-            there = BitMap64()
-            there.add_range(at, at + _BLOCK)
-            block = reached & there
-            if block:
-                rows = database.query("SELECT id FROM object WHERE id >= ? AND id < ?", (at, at + _BLOCK))
-                absent |= block - BitMap64([row for (row,) in rows])
-            at += _BLOCK
+        reach = read_reach(catalogue)
+        absent = reach.live - all_objects(catalogue.database)
         # What names reached a moment ago may have been destroyed, and deleted, since.
-        if not absent or roots == [root for (root,) in database.query(_NAMED)]:
+        if not absent or current_txg(catalogue) == reach.txg:
             return absent
 
 
 def _trees_with(database: Database, absent: BitMap64) -> list[tuple[int, bytes, int, BitMap64]]:
-    """(row of the root, its key, stamp, bitmap) of named trees that reach any of these rows."""
+    """(row of the root, its key, stamp, bitmap) of trees that reach any of these rows."""
     found = []
-    for (root,) in database.query(_NAMED):
+    for (root,) in database.query("SELECT root FROM tree"):
         for key, stamp, objects in database.query(
             "SELECT o.key, t.stamp, t.objects FROM tree t JOIN object o ON o.id = t.root WHERE t.root = ?", (root,)
         ):

@@ -99,6 +99,6 @@ def collect_in_background(name_or_path: str | Path) -> None:
         with Pool.open(name_or_path, write=True) as pool:
             if has_work(pool._catalogue):
                 try:
-                    collect(pool, full=False, wait=PATIENCE_SECONDS)
+                    collect(pool, full=False, wait=PATIENCE_SECONDS, queue=False)
                 except Busy:
                     continue  # whoever does it looks for work before it ends

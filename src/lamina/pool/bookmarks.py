@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyroaring import BitMap64
+
 from lamina.errors import AlreadyExists, InvalidName, LaminaError, NotFound
 from lamina.pool.catalogue import Catalogue, Change, SnapshotRow
 from lamina.pool.names import dataset_name_error, printable, snapshot_name_error
@@ -103,6 +105,21 @@ def bookmark(pool: "Pool", source: str, name: str) -> None:
             (catalogue.dataset(name.partition("#")[0]).id, name.partition("#")[2], row.guid, row.creation, row.txg),
         )
         change.bookmarks.add(number)
+        _keep_objects(catalogue, number, row)
+
+
+def _keep_objects(catalogue: Catalogue, bookmark: int, source: SnapshotRow | BookmarkRow) -> None:
+    """Note what the snapshot held: row numbers mean the same for ever, so a stream can leave out just that."""
+    if isinstance(source, SnapshotRow):
+        rows = catalogue.database.query("SELECT objects FROM tree WHERE root = ?", (source.root,))
+        blob: bytes | None = rows[0][0] if rows else BitMap64().serialize() if source.root is None else None
+    else:
+        rows = catalogue.database.query("SELECT objects FROM bookmark_objects WHERE bookmark = ?", (source.id,))
+        blob = rows[0][0] if rows else None
+    if blob is not None:
+        catalogue.database.execute(
+            "INSERT INTO bookmark_objects(bookmark, objects) VALUES (?, ?)", (bookmark, blob)
+        )
 
 
 def _descends(catalogue: Catalogue, dataset: int, source: SnapshotRow | BookmarkRow) -> bool:

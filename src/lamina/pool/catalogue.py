@@ -77,6 +77,26 @@ CREATE TABLE bookmark(
     txg INTEGER NOT NULL,
     UNIQUE (dataset, name)
 ) STRICT;
+CREATE TABLE bookmark_objects(
+    bookmark INTEGER PRIMARY KEY REFERENCES bookmark(id) ON DELETE CASCADE,
+    objects BLOB NOT NULL
+) STRICT;
+CREATE TABLE partial(
+    dataset INTEGER PRIMARY KEY REFERENCES dataset(id) ON DELETE CASCADE,
+    guid INTEGER NOT NULL,
+    source INTEGER,
+    root BLOB,
+    after BLOB NOT NULL,
+    made INTEGER NOT NULL,
+    token TEXT NOT NULL,
+    objects BLOB NOT NULL
+) STRICT;
+CREATE TABLE received_property(
+    dataset INTEGER NOT NULL REFERENCES dataset(id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (dataset, name)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE pin(
     lease TEXT NOT NULL REFERENCES lease(name) ON DELETE CASCADE,
     root INTEGER NOT NULL REFERENCES tree(root),
@@ -153,7 +173,9 @@ END;
 """
 """``tree``: every root that a name may refer to, with its totals and the row numbers of all objects it reaches (a
 serialised 64-bit Roaring bitmap); one that no name refers to any more stays until gc has freed what it alone reached.
-``pin``: a process that reads a root keeps it, named or not. ``scan``: the last scrub; sizes in bytes, times in
+``pin``: a process that reads a root keeps it, named or not. ``bookmark_objects``: what the snapshot of a bookmark held,
+so that a stream can start there. ``partial``: what a receive that was cut has brought (``pool/partials.py``).
+``received_property``: what a stream last said of a dataset's properties, whether it holds or was set otherwise here. ``scan``: the last scrub; sizes in bytes, times in
 seconds. ``snapshot.defer``: it goes with its last hold or clone. ``dataset.follows``: the image snapshot whose tree
 the head is, for a repository of images. ``taken``: logical bytes taken in by the import or snapshot. ``tree.stamp``
 tells the row of a root from one of the same root that was made anew. ``reach``, ``figure``, ``share``: results of

@@ -29,13 +29,15 @@ def check_trees(pool: "Pool", findings: Findings, progress: Callable[[Progress],
     walker = Walker(pool.store)
     done = 0
     for count, (root, size) in enumerate(wanted):
-        shown = ", ".join(f"'{name}'" for name in users[root][:_SHOWN]) + (", …" if users[root][_SHOWN:] else "")
+        names = sorted(users[root])
+        shown = ", ".join(f"'{name}'" for name in names[:_SHOWN]) + (", …" if names[_SHOWN:] else "")
         _check_tree(pool, findings, walker, root, shown)
         done += size
         if progress is not None:
             progress(Progress(count + 1, done, 0, 0, len(wanted), total, count + 1 == len(wanted)))
     findings.trees = len(wanted)
-    _check_figures(pool, findings)
+    if not findings.problems:  # else they are computed from what is wrong
+        _check_figures(pool, findings)
 
 
 def _users(pool: "Pool") -> dict[int, list[str]]:

@@ -48,6 +48,9 @@ def read_reach(catalogue: Catalogue) -> Reach:
         roots = [root for (root,) in database.query("SELECT root FROM tree")]
         unnamed = [root for root in roots if root not in named]
         live = _union(database, [root for root in roots if root in named])
+        # What a receive has brought that was cut and is to go on (``receive -s``): no tree reaches it yet.
+        for (objects,) in database.query("SELECT objects FROM partial"):
+            live |= BitMap64.deserialize(objects)
         left = _union(database, unnamed)
         names_from = int(catalogue.meta("names_from") or 0)
         names = database.query("SELECT id, id >= ? FROM object WHERE kind = ?", (names_from, int(Kind.NAMES)))

@@ -68,9 +68,14 @@ def collect(
     dry_run: bool = False,
     full: bool = True,
     wait: float | None = None,
+    queue: bool = True,
     progress: ProgressCallback | None = None,
 ) -> GcReport:
-    """See ``Pool.gc``. Without ``full`` what broken imports left is looked for only where counts say that there is."""
+    """See ``Pool.gc``.
+
+    Without ``full`` what broken imports left is looked for only where counts say that there is some; without ``queue``
+    another collection that runs is not waited for.
+    """
     began = time.monotonic()
     if dry_run:
         return _plan(pool, full, began)
@@ -79,7 +84,7 @@ def collect(
         raise AccessDenied(f"cannot collect garbage in '{pool.name}': it was opened for reading")
     with Interrupts() as interrupts:
         until = float("inf") if wait is None else began + wait
-        return _Collection(pool, interrupts.check, progress, until).run(full, until, began)
+        return _Collection(pool, interrupts.check, progress, until if queue else began).run(full, until, began)
 
 
 def _plan(pool: "Pool", full: bool, began: float) -> GcReport:

@@ -36,11 +36,11 @@ class _Bound:
 class Intake:
     """Watches over one import into a dataset."""
 
-    def __init__(self, catalogue: Catalogue, dataset: str, name: str, free: int) -> None:
-        """``name``: the image's, for messages; ``free``: bytes that the pool can take now."""
+    def __init__(self, catalogue: Catalogue, dataset: str, name: str, free: int, verb: str = "import") -> None:
+        """``name``: the image's, and ``verb``, for messages; ``free``: bytes that the pool can take now."""
         self._catalogue = catalogue
         self._dataset = dataset
-        self._name = name
+        self._what = f"cannot {verb} '{name}'"
         self._sizes = Sizes(catalogue.database)
         self._bounds: list[_Bound] = []
         self._kept = 0
@@ -77,12 +77,12 @@ class Intake:
         """
         if not free:
             raise NoSpace(
-                f"cannot import '{self._name}': no space left but what is kept so that destroying can finish; "
+                f"{self._what}: no space left but what is kept so that destroying can finish; "
                 "destroy what is not needed, or move the pool to a larger disk"
             )
         if free < self._kept:
             raise NoSpace(
-                f"cannot import '{self._name}': what space is left is reserved, most of it for '{self._kept_for}'; "
+                f"{self._what}: what space is left is reserved, most of it for '{self._kept_for}'; "
                 "lower a reservation, or destroy what is not needed"
             )
         if reached is None or not self._bounds or time.monotonic() < self._next:
@@ -91,7 +91,7 @@ class Intake:
         reached = reached.copy()  # others go on adding to it
         for bound in self._bounds:
             if bound.exceeded(reached, self._sizes):
-                raise NoSpace(f"cannot import '{self._name}': {refusal(bound.prop, bound.name, bound.limit)}")
+                raise NoSpace(f"{self._what}: {refusal(bound.prop, bound.name, bound.limit)}")
 
     def check_commit(self, free: int) -> None:
         """The same inside the transaction that names the image, exactly."""
@@ -100,4 +100,4 @@ class Intake:
         after: Ground = ground(self._catalogue, free, changed=True)
         found = after.exceeded(self._dataset)
         if found is not None:
-            raise NoSpace(f"cannot import '{self._name}': {found}")
+            raise NoSpace(f"{self._what}: {found}")

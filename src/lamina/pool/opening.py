@@ -77,7 +77,10 @@ def open_pool(kind: "type[Pool]", name_or_path: str | Path, write: bool, disk: D
         files.check_writable(path, marker.name)
     if not os.path.lexists(path / files.CATALOGUE):
         raise DamagedData(f"cannot open '{shown}': its catalogue '{files.CATALOGUE}' is missing; {_recover(shown)}")
-    database = Database(path / files.CATALOGUE, write=write, disk=disk)
+    try:
+        database = Database(path / files.CATALOGUE, write=write, disk=disk)
+    except (DamagedData, UnsupportedPool) as error:
+        raise type(error)(f"{error}; {_recover(shown)}") from None
     try:
         version = database.query("PRAGMA user_version")[0][0]
         if version < 1:

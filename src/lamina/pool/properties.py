@@ -158,6 +158,7 @@ _TABLE = (
     _limit("refquota", "REFQUOTA"),
     _limit("refreservation", "REFRESERV", "refreserv"),
     Property("guid", "GUID", "number", "<uint64>", snapshot=True),
+    Property("receive_resume_token", "RESUMETOK", "string", "<string token>"),
     _size("usedbysnapshots", "USEDSNAP", "usedsnap"),
     _size("usedbydataset", "USEDDS", "usedds"),
     _size("usedbychildren", "USEDCHILD", "usedchild"),

@@ -295,7 +295,7 @@ class _Recovery:
         self._disk.sync_directory(self._path)
         self._disk.replace(self._path / NEW, old)
         self._disk.sync_directory(self._path)
-        put_back_logs(old)
+        put_back_logs(old, self._disk)
         return kept
 
     def _remove_new(self) -> None:

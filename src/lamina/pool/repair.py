@@ -20,6 +20,7 @@ from lamina.pool import files
 from lamina.pool.absent import note_absent
 from lamina.pool.damage import DamageFinder, Hit, HitTree, lost_objects
 from lamina.pool.filesource import Assembler, plan_of, read_archive, read_directory
+from lamina.pool.interrupts import Interrupts
 from lamina.pool.names import split_snapshot
 from lamina.pool.scrub import ScrubProgress, mending_writer, renew_names, scrub, scrubs_of, writer_of
 from lamina.pool.scrubs import FINISHED, ErrorCounts
@@ -82,11 +83,12 @@ def repair_from(
     opened = open_source(source, ssh)
     try:
         _look_for_damage(pool, scrubbing)
-        repair = _Repair(pool, progress)
-        if isinstance(opened, Path):
-            repair.from_files(opened)
-        else:
-            repair.from_objects(opened)
+        with Interrupts() as interrupts:
+            repair = _Repair(pool, progress, interrupts.check)
+            if isinstance(opened, Path):
+                repair.from_files(opened)
+            else:
+                repair.from_objects(opened)
         left = scrubs_of(pool).damaged()
         if not left:
             scrubs_of(pool).clear()
@@ -124,8 +126,10 @@ def _look_for_damage(pool: "Pool", scrubbing: ScrubProgress | None) -> None:
 
 
 class _Repair:
-    def __init__(self, pool: "Pool", progress: RepairProgress | None) -> None:
+    def __init__(self, pool: "Pool", progress: RepairProgress | None, check: Callable[[], None]) -> None:
+        """``check`` raises a Ctrl-C that was noted, where it can be undone."""
         self._pool = pool
+        self._check = check
         self._database: Database = pool.store.database
         self._verifier = Verifier(pool.store.backend, pool.guid)
         self._progress = progress
@@ -146,6 +150,7 @@ class _Repair:
         }
 
     def _took(self, stored: int) -> None:
+        self._check()
         self.repaired += 1
         self.stored += stored
         if self._progress is not None:
@@ -246,7 +251,8 @@ class _Repair:
             wanted = self._wanted()
             if not wanted:
                 return
-            import_again(self._pool, source, recordsize, compression, {one.key: one.places for one in wanted.values()})
+            places = {one.key: one.places for one in wanted.values()}
+            import_again(self._pool, source, recordsize, compression, places, self._check)
             for key in wanted.keys() - self._wanted().keys():
                 rows = self._database.query("SELECT stored FROM object WHERE key = ?", (key,))
                 self._took(rows[0][0] if rows else 0)
@@ -272,22 +278,29 @@ def _groups(hits: Sequence[Hit], wanted: Mapping[bytes, _Wanted]) -> "list[list[
 
 
 def import_again(
-    pool: "Pool", source: Path, recordsize: int, compression: Compression, wanted: Mapping[bytes, int]
+    pool: "Pool",
+    source: Path,
+    recordsize: int,
+    compression: Compression,
+    wanted: Mapping[bytes, int],
+    check: Callable[[], None],
 ) -> None:
-    """Import a directory or an archive, keeping only the objects ``wanted`` (key to number of places), and no name."""
+    """Import a directory or an archive, keeping only the objects ``wanted`` (key to number of places), and no name.
+
+    ``check`` is called wherever work is handed out; what it raises ends the import.
+    """
     from lamina.fs.spool import ItemSpool
     from lamina.ingest.content import ContentWriter
     from lamina.ingest.directory import import_directory
     from lamina.ingest.progress import Tally
     from lamina.ingest.tarsource import import_tar
-    from lamina.pool.interrupts import CheckedWorkers, Interrupts
+    from lamina.pool.interrupts import CheckedWorkers
 
     with contextlib.ExitStack() as stack:
-        interrupts = stack.enter_context(Interrupts())
         writer = stack.enter_context(writer_of(pool, PickingWriter))
         writer.pick(wanted)
         spool = stack.enter_context(contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)))
-        workers = stack.enter_context(contextlib.closing(CheckedWorkers(max(os.cpu_count() or 1, 2), interrupts.check)))
+        workers = stack.enter_context(contextlib.closing(CheckedWorkers(max(os.cpu_count() or 1, 2), check)))
         tally = Tally()
         content = ContentWriter(writer, spool, workers, tally, compression, recordsize)
         if source.is_dir():

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pyroaring import BitMap64
 
-from lamina.errors import LaminaError
+from lamina.errors import LaminaError, NoSpace
 from lamina.pool import files
 from lamina.pool.absent import note_absent
+from lamina.pool.interrupts import Interrupts
 from lamina.pool.scrubs import ErrorCounts, Scan, Scrubs
 from lamina.store.database import DAMAGED
 from lamina.store.lease import Lease
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _LOOK_SECONDS = 0.5
 """How often the scrubber looks whether it is wanted no more, and how long it sleeps at most."""
-_SAVE_SECONDS = 2.0
+_SAVE_SECONDS = 1.0
 _MOST_FLAWS = 256
 """Flaws that are collected before they are mended: what is repaired together needs one sync."""
 
@@ -51,7 +52,8 @@ def scrub(pool: "Pool", progress: ScrubProgress | None = None, begun: Callable[[
     ``begun`` is called once it is clear that this process scrubs. Raises ``Busy`` where another does.
     """
     keep_freed_memory()
-    return _Scrubber(pool, progress, begun).run()
+    with Interrupts() as interrupts:
+        return _Scrubber(pool, progress, begun, interrupts.check).run()
 
 
 @contextlib.contextmanager
@@ -87,8 +89,16 @@ class _Pending:
 
 
 class _Scrubber:
-    def __init__(self, pool: "Pool", progress: ScrubProgress | None, begun: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        pool: "Pool",
+        progress: ScrubProgress | None,
+        begun: Callable[[], None] | None,
+        check: Callable[[], None],
+    ) -> None:
+        """``check`` raises a Ctrl-C that was noted."""
         self._pool = pool
+        self._check = check
         self._begun = begun
         self._database = pool.store.database
         self._scrubs = scrubs_of(pool)
@@ -208,6 +218,7 @@ class _Scrubber:
 
     def _look(self) -> None:
         """Now and then: whether this process is wanted, and what it has found."""
+        self._check()
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return
@@ -241,7 +252,8 @@ class _Scrubber:
     def _save(self) -> None:
         self._mend()
         self._saved = time.monotonic()
-        self._scrubs.save(self._figures())
+        with contextlib.suppress(NoSpace):  # then it goes on from an earlier place, should it have to
+            self._scrubs.save(self._figures())
 
     def _figures(self) -> Scan:
         seconds = self._seconds + int(time.monotonic() - self._began)

@@ -11,6 +11,7 @@ from lamina.pool.families import origin_names
 from lamina.pool.holds import hold_counts
 from lamina.pool.limits import Space, read_limits, spaces
 from lamina.pool.names import parent_of, printable
+from lamina.pool.partials import partial_token
 from lamina.pool.properties import (
     PROPERTIES,
     Raw,
@@ -209,6 +210,8 @@ class Values:
             return PropertyValue("yes" if entry.name in self._mounted else "no", "-")
         if name == "origin":
             return PropertyValue(self._origins.get(row.id), "-")
+        if name == "receive_resume_token":
+            return PropertyValue(partial_token(self._catalogue, row.id), "-")
         if name in _SPACE:
             return PropertyValue(self._space(row.id, name), "-")
         return PropertyValue(_plain(name, row, "filesystem", self._figure(0, row.id)), "-")

@@ -168,6 +168,8 @@ class Mender:
                 continue
             result.unreadable += confirmed.fault is Fault.UNREADABLE
             result.checksum += confirmed.fault in (Fault.CHECKSUM, Fault.HEADER)
+            if (confirmed.place.condemned or 0) > 0:
+                continue  # nothing reaches it: gc takes it away
             payload = self._whole(confirmed)
             if payload is None:
                 self._lose(confirmed.place, result)

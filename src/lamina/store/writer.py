@@ -234,6 +234,17 @@ class StoreWriter:
 
     # -- making it durable ----------------------------------------------------------------------------------------
 
+    @property
+    def fresh(self) -> BitMap64:
+        """Rows that this writer has made since its last commit: those of objects that nobody had."""
+        with self._known:
+            return self._own_ids.copy()
+
+    def flush(self) -> None:
+        """Have everything that was put durable and in the index; nothing refers to it yet."""
+        with self._lock, self._failing():
+            self._flush()
+
     def _batch(self, seal: int | None = None) -> Batch:
         """What was appended since the last batch, handed to the files; called with the lock held."""
         parts: list[Part] = []
@@ -338,19 +349,23 @@ class StoreWriter:
                 self._flush()
             try:
                 with self._database.transaction():
+                    alone = self._generation() == self._started
                     if self.reached:
                         for (condemned,) in self._database.query("SELECT id FROM object WHERE condemned > 0"):
                             if condemned in self.reached:
                                 self._database.execute("UPDATE object SET condemned = NULL WHERE id = ?", (condemned,))
                     yield self._put_names
                     self._lease.renew(self._epoch())
+                    generation = self._generation()
             except BaseException as error:
                 # What was appended in it is dead weight; the next pack is one that begins where rows end.
                 self._close_packs()
                 if isinstance(error, LaminaError) and error.uncertain:
                     raise type(error)(f"{error}; see whether it was done all the same") from error
                 raise
-            # What is named stays, whatever comes after.
+            # What is named stays, whatever comes after; what comes after can be taken back if only this writer commits.
+            if alone:
+                self._started = generation
             self._taken = {pack.number: pack.size for pack in self._open.values()}
             self._durable.update(self._taken)
             self._own_ids.clear()

@@ -106,6 +106,8 @@ def _operands(command: Command, given: list[str], current: str) -> list[str]:
     elif command.name in ("hold", "release", "clone"):
         # One word of the first kind, then the other.
         kinds = kinds.split()[min(count, 1)]
+    elif command.name == "pool set":
+        kinds = "pool" if count else "=comment="
     elif command.name == "mount":
         kinds = "path" if count else "dataset snapshot"
     elif command.name == "help":

@@ -72,8 +72,8 @@ COMMAND = Command(
     name="pool import",
     synopsis=(
         "pool import [-j] [-d dir] ...",
-        "pool import [-d dir] ... -a",
-        "pool import [-d dir] ... [--new-guid] <pool | id | directory> [newpool]",
+        "pool import [-fN] [-d dir] ... -a",
+        "pool import [-fN] [-d dir] ... [--new-guid] <pool | id | directory> [newpool]",
     ),
     summary="take in a pool that was exported, moved or copied",
     description="""
