@@ -249,7 +249,7 @@ class Catalogue:
 
         ``guid``, ``txg``, ``generation``, ``epoch`` (the clock of gc), ``record`` (key of the last name record),
         ``names_from`` (row of the last full one), ``names_full`` and ``names_since`` (bytes of it, and of those after),
-        ``comment``, ``formerly`` (guids that the pool had before, as JSON).
+        ``comment``, ``formerly`` (guids that the pool had before, as JSON), ``next_guid`` (one that it is to get).
         """
         rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))
         return rows[0][0] if rows else None

@@ -105,7 +105,7 @@ def _check_pack_header(pool: "Pool", findings: Findings, pack: _Pack) -> None:
             "its objects can be read; 'lamina pool gc' moves them away when it compacts the pack",
         )
         return
-    if header.guid not in {pool.guid, *former_guids(pool._catalogue)}:
+    if header.guid not in {pool.guid, pool._catalogue.meta("next_guid"), *former_guids(pool._catalogue)}:
         findings.repair(f"pack '{name}' is another pool's")
 
 

@@ -399,7 +399,8 @@ class _Collection:
         self._compact(list(_worth_moving(after)))
 
     def _compact(self, uses: list[PackUse]) -> None:
-        compactor = Compactor(self._pool.store, self._lease.name, self._pool.guid)
+        doomed = {use.number for use in uses}
+        compactor = Compactor(self._pool.store, self._lease.name, self._pool.guid, doomed)
         try:
             for done, use in enumerate(uses):
                 self._check()

@@ -238,19 +238,21 @@ def _change(path: Path, name: str | None, new_guid: bool, command: str | None) -
         catalogue.command = command
         marker = replace(pool._marker, name=name or pool.name)
         if new_guid:
-            marker = replace(marker, guid=int.from_bytes(os.urandom(8), "big") >> 1)
+            # One that was chosen before and not taken: there may be packs of it.
+            guid = catalogue.meta("next_guid") or int.from_bytes(os.urandom(8), "big") >> 1
+            formerly = [*former_guids(catalogue), pool.guid]
+            marker = replace(marker, guid=guid)
             with pool._database.transaction():
-                # Packs of the new guid are the pool's even if this goes no further; open ones carry the old one.
-                catalogue.set_meta("formerly", str([*former_guids(catalogue), pool.guid, marker.guid]))
+                catalogue.set_meta("next_guid", guid)
                 pool._database.execute("UPDATE pack SET state = 'sealed' WHERE state = 'open' AND lease IS NULL")
             pool.guid = marker.guid
         with pool._writer() as writer, catalogue.change(writer) as change:
             if name is not None:
                 catalogue.rename_dataset(change, pool.name, name)
             if new_guid:
-                kept = [guid for guid in former_guids(catalogue) if guid != marker.guid]
-                catalogue.set_meta("formerly", str(kept))
+                catalogue.set_meta("formerly", str(formerly))
                 catalogue.set_meta("guid", marker.guid)
+                pool._database.execute("DELETE FROM meta WHERE name = 'next_guid'")
                 change.pool = change.full = True
         files.write_marker(path, marker)
 

@@ -58,6 +58,7 @@ def create_pool(
             registry.add(name, place)
             undo.callback(registry.remove, name)
             files.write_marker(place, marker, disk)
+            pool.command = None
         undo.pop_all()
     return pool
 
@@ -138,6 +139,10 @@ def _check_unknown(name: str) -> None:
         return
     if os.path.lexists(known / files.MARKER):
         raise AlreadyExists(f"cannot create '{name}': pool already exists")
+    if os.path.lexists(known / files.DESTROYING):
+        raise AlreadyExists(
+            f"cannot create '{name}': its destruction was begun; 'lamina pool destroy {name}' finishes it"
+        )
     raise AlreadyExists(
         f"cannot create '{name}': pool already exists, but there is none in '{printable(str(known))}'; bring it back, "
         f"or remove '{printable(str(registry.link(name)))}' to forget it"

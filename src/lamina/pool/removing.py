@@ -43,7 +43,8 @@ def destroy_pool(name: str, disk: Disk = DISK) -> Removed:
             f"cannot open '{printable(name)}': no pool in '{printable(str(path))}'; bring its directory back, or "
             f"forget it with 'lamina pool export {printable(name)}'"
         )
-    files.check_writable(path, name)
+    if not begun:  # else its directories may be gone already
+        files.check_writable(path, name)
     with alone(path, name, "destroy", disk):
         try:
             removed = _destroy(path, begun, disk)

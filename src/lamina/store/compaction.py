@@ -6,7 +6,7 @@ the old place finds nothing there that checks, and looks again.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import xxhash
@@ -48,11 +48,15 @@ class _Move:
 class Compactor:
     """Empties packs. ``lease`` is the name of the lease it works under; for one thread."""
 
-    def __init__(self, store: ObjectStore, lease: str, guid: int, pack_target: int = PACK_TARGET) -> None:
+    def __init__(
+        self, store: ObjectStore, lease: str, guid: int, doomed: Container[int] = (), pack_target: int = PACK_TARGET
+    ) -> None:
+        """``doomed``: packs that are to be emptied, so that nothing is moved there."""
         self._store = store
         self._database = store.database
         self._lease = lease
         self._guid = guid
+        self._doomed = doomed
         self._target = pack_target
         self._open: dict[int, OpenPack] = {}
         """By the number of the copies that go there."""
@@ -120,7 +124,9 @@ class Compactor:
 
     def _take(self, number: int) -> OpenPack:
         with self._database.transaction():
-            pack, size = take_pack(self._database, self._store.backend, self._lease, largest=number == 0)
+            pack, size = take_pack(
+                self._database, self._store.backend, self._lease, largest=number == 0, but=self._doomed
+            )
         opened = OpenPack(pack, size, self._store.backend.append_to(pack_name(pack), size))
         if not size:
             opened.add(pack_header(self._guid, pack))

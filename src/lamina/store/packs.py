@@ -1,5 +1,7 @@
 """A pack that somebody appends to, and where such packs come from."""
 
+from collections.abc import Container
+
 from lamina.errors import DamagedData
 from lamina.store.backend import Appender, Backend
 from lamina.store.database import Database
@@ -35,21 +37,26 @@ class OpenPack:
             self._buffer, self._buffered = [], 0
 
 
-def take_pack(database: Database, backend: Backend, lease: str, *, largest: bool) -> tuple[int, int]:
+def take_pack(
+    database: Database, backend: Backend, lease: str, *, largest: bool, but: Container[int] = ()
+) -> tuple[int, int]:
     """Inside a transaction: (number, size) of a pack that a finished process left open, or a new one, now ``lease``'s.
 
-    One that lost bytes, or does not begin as a pack does, is never written to again.
+    One that lost bytes, or does not begin as a pack does, is never written to again; those in ``but`` are left
+    alone.
     """
-    number, size = _free_pack(database, backend, largest=largest)
+    number, size = _free_pack(database, backend, largest, but)
     database.execute("UPDATE pack SET lease = ? WHERE id = ?", (lease, number))
     return number, size
 
 
-def _free_pack(database: Database, backend: Backend, *, largest: bool) -> tuple[int, int]:
+def _free_pack(database: Database, backend: Backend, largest: bool, but: Container[int]) -> tuple[int, int]:
     order = "DESC" if largest else "ASC"
     for pack, size in database.query(
         f"SELECT id, size FROM pack WHERE state = 'open' AND lease IS NULL ORDER BY size {order}"
     ):
+        if pack in but:
+            continue
         if _is_sound(backend, pack, size):
             return pack, size
         database.execute("UPDATE pack SET state = 'sealed' WHERE id = ?", (pack,))
