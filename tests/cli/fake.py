@@ -49,6 +49,7 @@ class FakePool:
     state: str = "ONLINE"
     errors: int = 0
     freeing: int = 0
+    capacity: int = 0
     counts: tuple[int, int, int] = (0, 0, 0)
     scan: Any = None
     damaged: Sequence[str] = ()
@@ -79,7 +80,7 @@ class FakePool:
             size=4026531840,
             allocated=368640,
             free=4026163200,
-            capacity=0,
+            capacity=self.capacity,
             dedupratio=1.0,
             health=self.state,
             freeing=self.freeing,
@@ -101,6 +102,7 @@ class FakePool:
             write_errors=self.counts[1],
             checksum_errors=self.counts[2],
             scan=self.scan,
+            capacity=self.capacity,
         )
 
     def damage(self) -> Any:

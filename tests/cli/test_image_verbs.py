@@ -33,6 +33,13 @@ total               20    1.95M  1000K    500K  4.00x      1.2
     assert tank.opened == 0
 
 
+def test_a_pool_that_is_nearly_full_is_one_line_after_an_import(tank: FakePool, run: Run) -> None:
+    tank.capacity = 93
+    result = run("image", "import", "-q", "/srv/a", "tank/x@1", "/srv/b", "tank/x@2")
+    assert (result.status, result.out) == (0, "")
+    assert result.err == "warning: the pool 'tank' is 93% full; 'lamina pool status tank' says what to do\n"
+
+
 def test_files_left_out_are_warnings_and_a_status(tank: FakePool, run: Run) -> None:
     tank.warnings = ["a\x1bb: vanished while the tree was read"]
     result = run("image", "import", "-q", "/srv/a", "tank/x@1")

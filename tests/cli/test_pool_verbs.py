@@ -97,6 +97,17 @@ tank  health    ONLINE  -
     assert run("pool", "get", "bogus").status == 2
 
 
+def test_a_pool_that_is_nearly_full_says_so(tank: FakePool, run: Run) -> None:
+    tank.capacity = 89
+    assert "status:" not in run("pool", "status", "tank").out
+    tank.capacity = 90
+    status, _, action = run("pool", "status", "tank").out.partition("action: ")
+    assert "status: The pool is 90% full." in status
+    assert action.startswith("Destroy what is not needed")
+    document = json.loads(run("pool", "status", "-j", "tank").out)["pools"]["tank"]
+    assert document["status"].startswith("The pool is 90% full.")
+
+
 def test_status(tank: FakePool, run: Run) -> None:
     assert (
         run("pool", "status", "tank").out

@@ -8,7 +8,7 @@ no object of its own, and every collection is a full one, which frees all that a
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, TypeVar
 
@@ -100,11 +100,12 @@ class Mount(NamedTuple):
 
 
 class Gc(NamedTuple):
-    """A collection. ``names_changed`` since the names were read; ``spot``: (key, place, new place)."""
+    """A collection. ``names_changed`` since the names were read; ``live`` rows; ``spot``: (key, place, new place)."""
 
-    at: str  # idle, scan, mark, delete, space, drop, strike, copied, moved, punch
+    at: str  # idle, scan, mark, delete, space, drop, strike, copied, cut, moved
     names_changed: bool = False
-    live: tuple[int, ...] = ()
+    named: frozenset[int] = frozenset()
+    live: frozenset[tuple[int, int]] = frozenset()
     unnamed: tuple[int, ...] = ()
     todo: tuple[tuple[int, int], ...] = ()
     spot: tuple[int, int, int] | None = None
@@ -181,7 +182,8 @@ class World:
     def names_change(state: State) -> State:
         """What ``txg`` and ``generation`` tell to those who look."""
         writers = tuple(one._replace(overtaken=True) if one.at == "work" else one for one in state.writers)
-        return state._replace(writers=writers, gc=state.gc._replace(names_changed=True))
+        marking = state.gc.at in ("scan", "mark")
+        return state._replace(writers=writers, gc=state.gc._replace(names_changed=marking))
 
     # -- writers --------------------------------------------------------------------------------------------------
 
@@ -394,20 +396,23 @@ class World:
 
     def gc_names(self, state: State) -> State:
         """``read_reach``: what names and pins reach; checked by ``txg`` to be of one moment."""
-        named = {mask for mask in state.names if mask}
-        if state.mount.pinned and self.rules.pins_count_as_names:
-            named.add(state.mount.pinned)
-        live = [0] * self.case.keys
-        unnamed = []
-        for mask, tree in enumerate(state.trees):
-            if tree is None:
-                continue
-            if mask not in named:
-                unnamed.append(mask)
-                continue
-            for key, version in enumerate(tree):
-                live[key] = max(live[key], version)
-        gc = state.gc._replace(at="scan", names_changed=False, live=tuple(live), unnamed=tuple(unnamed))
+        named = self.named(state)
+        unnamed = tuple(mask for mask, tree in enumerate(state.trees) if tree is not None and mask not in named)
+        gc = state.gc._replace(at="scan", names_changed=False, named=named, unnamed=unnamed)
+        return state._replace(gc=gc._replace(live=reached(state, named)))
+
+    def named(self, state: State) -> frozenset[int]:
+        """Trees that a name or a pin refers to."""
+        pinned = state.mount.pinned if self.rules.pins_count_as_names else 0
+        return frozenset({*state.names, pinned} - {0})
+
+    def catch_up(self, state: State) -> State:
+        """``catch_up``, inside a transaction: what has got a name since is live too."""
+        gc = state.gc
+        if not gc.names_changed or not self.rules.names_are_checked_again:
+            return state
+        fresh = self.named(state) - gc.named
+        gc = gc._replace(names_changed=False, named=gc.named | fresh, live=gc.live | reached(state, fresh))
         return state._replace(gc=gc)
 
     def gc_scan(self, state: State) -> State:
@@ -415,26 +420,27 @@ class World:
         todo = tuple(
             (key, row.version)
             for key, row in enumerate(state.rows)
-            if row is not None and row.version != state.gc.live[key]
+            if row is not None and (key, row.version) not in state.gc.live
         )
         return state._replace(gc=state.gc._replace(at="mark", todo=todo))
 
     def gc_mark(self, state: State) -> State:
         """``_free`` and ``_free_trees``: one transaction a row, then one for the trees; all look at names again."""
+        state = self.catch_up(state)
         gc = state.gc
-        if gc.names_changed and self.rules.names_are_checked_again:
-            return self.gc_names(state)
         writing = any(writer.at == "work" for writer in state.writers)
         if not gc.todo:
-            trees = tuple(None if mask in gc.unnamed else tree for mask, tree in enumerate(state.trees))
+            gone = {*gc.unnamed} - gc.named
+            trees = tuple(None if mask in gone else tree for mask, tree in enumerate(state.trees))
             named = {mask for mask in state.names if mask} | ({state.mount.pinned} - {0})
             if any(trees[mask] is None for mask in named):
                 raise Broken("a tree with a name would go")  # a foreign key forbids it
-            return state._replace(trees=trees, gc=gc._replace(at="delete", live=(), unnamed=()))
+            done = gc._replace(at="delete", named=frozenset(), live=frozenset(), unnamed=(), names_changed=False)
+            return state._replace(trees=trees, gc=done)
         (key, version), *rest = gc.todo
         state = state._replace(gc=gc._replace(todo=tuple(rest)))
         row = state.rows[key]
-        if row is None or row.version != version:
+        if row is None or row.version != version or (key, version) in gc.live:
             return state
         if not writing or not self.rules.direct_deletion_only_without_writers:
             return state._replace(rows=put(state.rows, key, None))
@@ -606,6 +612,12 @@ def is_named(state: State, key: int, place: int) -> bool:
     return row is not None and row.place == place
 
 
+def reached(state: State, masks: Iterable[int]) -> frozenset[tuple[int, int]]:
+    """The rows that trees reach, by key and number."""
+    trees = [tree for mask in masks if (tree := state.trees[mask]) is not None]
+    return frozenset((key, version) for tree in trees for key, version in enumerate(tree) if version)
+
+
 def free_spot(state: State, key: int) -> int:
     """A place that is none yet."""
     return next(place for place, one in enumerate(state.places[key]) if one.state == "-")
@@ -659,9 +671,7 @@ def _versions(state: State, key: int) -> set[int]:
         if writer.at == "work":
             used.add(writer.reached[key])
             used.add(writer.own[key])
-    if state.gc.live:
-        used.add(state.gc.live[key])
-    for one, version in state.gc.todo:
+    for one, version in (*state.gc.live, *state.gc.todo):
         if one == key:
             used.add(version)
     used.discard(0)
@@ -681,9 +691,10 @@ def _renumbered(state: State, key: int, used: set[int]) -> State:
         for w in state.writers
     )
     gc = state.gc
-    if gc.live:
-        gc = gc._replace(live=put(gc.live, key, number[gc.live[key]]))
-    gc = gc._replace(todo=tuple((one, number[version] if one == key else version) for one, version in gc.todo))
+    gc = gc._replace(
+        live=frozenset((one, number[version] if one == key else version) for one, version in gc.live),
+        todo=tuple((one, number[version] if one == key else version) for one, version in gc.todo),
+    )
     return state._replace(trees=trees, writers=writers, gc=gc, versions=put(state.versions, key, len(used)))
 
 

@@ -12,19 +12,17 @@ from lamina.pool import Pool
 from lamina.pool.accounting import Accounting, Figures
 from lamina.pool.reach import Sets
 from lamina.store.database import Database
-from tests.pool.limited import LimitedHistories
+from tests.pool.machine import Histories
 from tests.pool.model import ratio
 from tests.pool.trees import Library
 
 EXAMPLES = int(os.environ.get("LAMINA_HISTORIES", "30"))
 
 
-def test_histories(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    class WithLibrary(LimitedHistories):
+def test_histories(library: Library) -> None:
+    class WithLibrary(Histories):
         pass
 
-    # Limits are looked at whenever an import hands out work.
-    monkeypatch.setattr("lamina.pool.intake._EVERY", 0.0)
     WithLibrary.library = library
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         WithLibrary,

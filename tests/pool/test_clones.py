@@ -150,6 +150,15 @@ def test_a_head_does_not_follow_an_image_that_moved_away(filled: Pool, library: 
     assert not filled.verify("tank/images", library[3].path)
 
 
+def test_a_head_whose_image_moved_away_holds_its_tree(filled: Pool, library: Library) -> None:
+    filled.clone("tank/images@2", "tank/c")
+    filled.import_image(library[1].path, "tank/c@own")
+    filled.promote("tank/c")
+    assert value(filled, "tank/c@2", "unique") == 0
+    filled.promote("tank/images")
+    assert value(filled, "tank/images@2", "unique") == 0
+
+
 def test_clones_of_clones_and_promotion_up_the_line(filled: Pool) -> None:
     filled.clone("tank/images@1", "tank/c1")
     filled.snapshot(["tank/c1@s"])

@@ -149,6 +149,27 @@ def test_a_dataset_below_its_own_clone(filled: Pool) -> None:
     compare_with_catalogue(filled)
 
 
+def test_what_the_pool_itself_comes_from_stays(pool: Pool) -> None:
+    """The root dataset can become a clone, and never goes."""
+    pool.snapshot(["tank@1"])
+    pool.clone("tank@1", "tank/c")
+    pool.promote("tank/c")
+    assert value(pool, "tank", "origin") == "tank/c@1"
+    words = "cannot destroy 'tank/c@1': the pool's own dataset 'tank' is a clone of it; run 'lamina promote tank' first"
+    for name, how in (
+        ("tank", {"recursive": True}),
+        ("tank/c", {"clones": True}),
+        ("tank/c@1", {"clones": True}),
+        ("tank/c@1", {"clones": True, "defer": True}),
+    ):
+        refused(pool, lambda n=name, h=how: pool.destroy(n, **h), words, Busy)  # type: ignore[misc]
+    assert pool.destroy("tank/c@1", defer=True).deferred == ["tank/c@1"]
+    pool.promote("tank")
+    assert pool.destroy("tank", recursive=True).names == ["tank/c", "tank@1"]
+    assert names(pool) == ["tank"]
+    compare_with_catalogue(pool)
+
+
 def test_many_snapshots_all_or_none(filled: Pool) -> None:
     some = ["tank/images@1", "tank/a@r4", "tank/a@r1", "tank/a@r4"]
     plan = filled.destroy_snapshots(some, dry_run=True)

@@ -159,3 +159,51 @@ def fill(path: Path) -> None:
                     file.write(bytes(size))
             except OSError:
                 pass
+
+
+def test_at_the_reserve_imports_stop_and_the_rest_goes_on(disk: Disk, small: Source, large: Source) -> None:
+    disk.mount(64 << 20)
+    with Pool.create("tank", disk.path / "tank") as pool:
+        pool.import_image(small.path, "tank/i@1")
+        pool.import_image(small.path, "tank/i@2")
+        assert pool.status().capacity < 90
+        leave(disk, (64 << 20) // 32 + 20_000)
+        assert pool.status().capacity >= 90
+        for name in ("tank/i@3", "tank/j@1"):
+            with pytest.raises(NoSpace) as caught:
+                pool.import_image(large.path, name)
+            assert "\n" not in str(caught.value)
+        assert not pool.verify("tank/i@1", small.path)
+        assert pool.get("tank/i", ["used", "available"])["available"].value < 30_000  # type: ignore[operator]
+        pool.snapshot(["tank/i@kept"])
+        pool.set(["tank/i"], {"compression": "lz4"})
+        pool.destroy("tank/i@kept")
+        pool.destroy("tank/i", recursive=True)
+        assert pool.gc().stored > 500_000
+        (disk.path / "filler").unlink()
+        assert pool.status().capacity < 90
+        pool.import_image(large.path, "tank/j@1")
+        assert not pool.verify("tank/j@1", large.path)
+        compare_with_catalogue(pool)
+
+
+def test_space_that_is_reserved_stays_there(disk: Disk, small: Source, large: Source) -> None:
+    """The disk has room for the import, but it is another dataset's."""
+    disk.mount(64 << 20)
+    with Pool.create("tank", disk.path / "tank") as pool:
+        pool.import_image(small.path, "tank/i@1")
+        pool.create_dataset("tank/safe")
+        available = pool.get("tank", ["available"])["available"].value
+        assert isinstance(available, int)
+        pool.set(["tank/safe"], {"reservation": str(available - 1_000_000)})
+        before = disk.free()
+        with pytest.raises(NoSpace) as caught:
+            pool.import_image(large.path, "tank/i@2")
+        assert "'tank/safe'" in str(caught.value) and "lower a reservation" in str(caught.value)
+        assert disk.free() >= before - CATALOGUE_GROWTH
+        assert pool._database.query("SELECT * FROM lease") == []
+        pool.import_image(large.path, "tank/safe@1")
+        assert not pool.verify("tank/safe@1", large.path)
+        pool.set(["tank/safe"], {"reservation": "none"})
+        pool.import_image(large.path, "tank/i@2")
+        compare_with_catalogue(pool)

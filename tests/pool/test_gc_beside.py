@@ -6,6 +6,7 @@ times, without it thirty.
 
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,15 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gc, "_SMALL", 40_000)
 
 
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty directory for pools; in memory where there is some, since waiting for a disk is not what is tested."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as made:
+        monkeypatch.setenv("LAMINA_POOLS", f"{made}/known")
+        yield Path(made)
+
+
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     """Trees that share files two by two, and all of them some."""
@@ -55,8 +65,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
 # -- all at once ----------------------------------------------------------------------------------------------------
 
 
-def importing(side: str, sources: list[Source], ends: float) -> dict[str, int]:
-    """Import, verify, destroy; what is there at the end, by the number of its source."""
+def importing(side: str, sources: list[Source], ends: float) -> tuple[int, dict[str, int]]:
+    """Import, verify, destroy; how often, and what is there at the end, by the number of its source."""
     generator = random.Random(side)
     kept: dict[str, int] = {}
     number = 0
@@ -76,7 +86,7 @@ def importing(side: str, sources: list[Source], ends: float) -> dict[str, int]:
                 gone = generator.choice(sorted(kept))
                 pool.destroy(gone)
                 del kept[gone]
-    return kept
+    return number, kept
 
 
 def _stop(generator: random.Random) -> None:
@@ -135,12 +145,13 @@ def looking_through_a_mount(where: Path, source: Source, ends: float) -> int:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 assert file.read() == (source.path / name).read_bytes()
         count += 1
+        time.sleep(0.02)
     return count
 
 
 @pytest.fixture
 def mounted(place: Path, sources: list[Source]) -> Iterator[Path | None]:
-    """The head of a dataset whose image is destroyed: only the mount keeps its tree. None where nothing can be mounted."""
+    """The head of a dataset whose image is destroyed: only the mount keeps its tree. None where none can be made."""
     Pool.create("tank", place / "tank").close()
     if fuse_missing():
         yield None
@@ -149,7 +160,8 @@ def mounted(place: Path, sources: list[Source]) -> Iterator[Path | None]:
     where.mkdir()
     with Pool.open("tank", write=True) as pool:
         pool.import_image(sources[0].path, "tank/mounted@1")
-        mount("tank", "tank/mounted", where, log_path=place / "log")
+    mount("tank", "tank/mounted", where, log_path=place / "log")
+    with Pool.open("tank", write=True) as pool:
         pool.destroy("tank/mounted@1")
     yield where
     if any(one.mountpoint == str(where) for one in mounts()):
@@ -163,10 +175,15 @@ def test_all_at_once(place: Path, sources: list[Source], mounted: Path | None) -
     if mounted is not None:
         others.append(run(looking_through_a_mount, mounted, sources[0], ends))
     kept: dict[str, int] = {}
+    counts: list[int] = []
     for child in importers:
-        kept |= child.result(SECONDS + 60)
-    counts = [child.result(SECONDS + 60) for child in others]
-    print(f"collections that freed or moved, trees read, passes over the mount: {counts}; {len(kept)} images left")
+        number, some = child.result(SECONDS + 60)
+        kept |= some
+        counts.append(number)
+    counts += [child.result(SECONDS + 60) for child in others]
+    print(
+        f"imports, collections that freed or moved, trees read, passes over the mount: {counts}; {len(kept)} are left"
+    )
     assert min(counts) > 0
     with Pool.open("tank", write=True) as pool:
         pool.gc()
@@ -254,7 +271,7 @@ def test_killed_destroys(place: Path, sources: list[Source]) -> None:
     generator = random.Random(KILLS)
     Pool.create("tank", place / "tank").close()
     span, cut = 0.03, 0
-    for number in range(KILLS):
+    for _ in range(KILLS):
         with Pool.open("tank", write=True) as pool:
             for at in range(4):
                 try:

@@ -21,6 +21,7 @@ from lamina.pool.scrub import mending_writer, scrubs_of
 from lamina.store.disk import Disk, Target
 from lamina.store.lease import Lease
 from lamina.store.mending import Mender, Move
+from lamina.store.objects import ObjectStore
 from lamina.store.record import RECORD_HEADER, Kind
 from lamina.store.verifying import Fault, Flaw, Place, Verifier
 from tests.pool import processes
@@ -144,6 +145,26 @@ def test_every_name_that_shows_the_damage_is_named(image: Pool, source: Source, 
     }
     image.destroy("tank/j", recursive=True)
     assert damage(image) == {"tank/i:/dir/f3", "tank/i@1:/dir/f3"}
+
+
+def test_trees_that_share_nodes_are_read_once(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five states of one directory, a file changed in each; and one image that is not hurt, which is not read."""
+    source = make_source(tmp_path / "source")
+    for number in range(5):
+        (source.path / "many" / f"{300 * number:04d}").write_text(f"state {number}")
+        pool.import_image(source.path, f"tank/i@{number}")
+    pool.import_image(write_tree(tmp_path / "other", {"x": b"y"}).path, "tank/other@1")
+    flip(pool, chunk_of(pool, "dir/f3", "tank/i@0"))
+    scrubbed(pool)
+    read: list[bytes] = []
+    get = ObjectStore.get
+    monkeypatch.setattr(ObjectStore, "get", lambda self, key, **more: read.append(key) or get(self, key, **more))
+    assert damage(pool) == {"tank/i:/dir/f3", *(f"tank/i@{number}:/dir/f3" for number in range(5))}
+    nodes = {some[0].location.key for some in spots(pool, Kind.NODE)}
+    by_key = [key for key in read if key in nodes]
+    # Each node once to find the extents, and the few on the way to an inode once more in each tree, for its path.
+    assert len(by_key) <= len(nodes) + 5 * 6
+    assert len(set(by_key)) < len(nodes)
 
 
 def test_what_nothing_shows_any_more(image: Pool) -> None:

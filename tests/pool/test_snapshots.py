@@ -148,6 +148,16 @@ def test_a_written_head_counts_what_it_took_in(filled: Pool, library: Library) -
     assert value(filled, "tank/a", "logicalused") == min(first + 50, library[3].data_bytes)
 
 
+def test_what_is_rolled_back_was_not_taken_in(filled: Pool) -> None:
+    write_head(filled, "tank/a", "tank/images@1", 1000)
+    filled.snapshot(["tank/a@1"])
+    write_head(filled, "tank/a", "tank/images@2", 70)
+    filled.snapshot(["tank/a@2"])
+    filled.rollback("tank/a@1", destroy_newer=True)
+    filled.destroy("tank/a@1")
+    assert value(filled, "tank/a", "logicalused") == 1000
+
+
 # -- rolling back -------------------------------------------------------------------------------------------------
 
 ROLLBACK = [

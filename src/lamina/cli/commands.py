@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "holds": ("holds", "list holds"),
     "bookmark": ("bookmark", "remember a snapshot without keeping it"),
     "rename": ("rename", "rename a dataset or a snapshot"),
+    "send": ("send", "write a snapshot, or what changed since another, as a stream"),
+    "receive": ("receive", "read a stream that 'lamina send' wrote into a pool"),
     "prune": ("prune", "destroy old snapshots by rules of what to keep"),
     "diff": ("diff", "show what differs between a snapshot and another state"),
     "list": ("list", "list datasets, snapshots and images with their space"),
@@ -48,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Verb (one word or two) to module and summary, in the order of ``lamina help``."""
 
-ALIASES = {"umount": "unmount", "image ls": "image list", "ls": "list", "snap": "snapshot"}
+ALIASES = {"umount": "unmount", "image ls": "image list", "ls": "list", "snap": "snapshot", "recv": "receive"}
 
 HIDDEN = {"__complete": "complete", "__scrub": "scrub_process", "__objects": "serve_objects"}
 """Verbs that programs call, not people."""

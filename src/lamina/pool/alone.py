@@ -7,6 +7,7 @@ nobody can open it. What is held are locks: they go with the process, however it
 import contextlib
 import fcntl
 import os
+import signal
 import struct
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ _LOCK_START = 0x40000000
 _LOCK_LENGTH = 512
 """Where SQLite puts its locks in a database file (PENDING_BYTE and what follows, os.h); whoever has a database in WAL
 mode open holds a shared one."""
+_BACKGROUND = frozenset((b"--background", b"__scrub"))
+"""Words that only such a process has in its command line."""
 _FLOCK = struct.Struct("@hhqqi")
 """``struct flock`` (fcntl.h)."""
 
@@ -43,42 +46,66 @@ def alone(path: Path, name: str, verb: str, disk: Disk = DISK) -> Iterator[None]
             ) from None
         except OSError as error:
             raise AccessDenied(f"cannot {verb} '{name}': '{printable(str(path))}': {error.strerror}") from None
-        refuse_mounted(name, verb)
+        _stop_background(path, disk)
         until = time.monotonic() + _PATIENCE
         catalogue = _open(path / files.CATALOGUE)
         while True:
             user = _user(path, disk) or (_lock(catalogue) if catalogue >= 0 else None)
             if user is None:
                 break
-            if time.monotonic() > until:
+            # A mount of this name may be another pool's: it is told only if something is in the way.
+            where = next(iter(mounted(name).items()), None)
+            if where is not None or time.monotonic() > until:
                 # The catalogue's descriptor stays open: if it is this process that has the pool open, closing it would
                 # drop the locks that SQLite holds here (fcntl_locking(2)).
-                raise Busy(f"cannot {verb} '{name}': pool is busy: {user}")
+                raise Busy(f"cannot {verb} '{name}': " + (_unmount(*where) if where else f"pool is busy: {user}"))
             time.sleep(0.02)
         if catalogue >= 0:
             stack.callback(os.close, catalogue)
         yield
 
 
-def refuse_mounted(name: str, verb: str) -> None:
-    """Raise ``Busy`` where something of the pool is mounted."""
-    for what, where in mounted(name).items():
-        raise Busy(
-            f"cannot {verb} '{name}': '{printable(what)}' is mounted on '{printable(where)}'; "
-            f"'lamina umount {printable(where)}' first"
-        )
+def _stop_background(path: Path, disk: Disk) -> None:
+    """End processes that lamina has started in the background on this pool: they can go on later where they were."""
+    for pid in lease_holders(path, disk):
+        with contextlib.suppress(OSError):  # it has just ended, or is another user's
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"lamina" in words and not _BACKGROUND.isdisjoint(words) and _holds(pid, path / files.LEASES):
+                os.kill(pid, signal.SIGTERM)
+
+
+def _holds(pid: int, leases: Path) -> bool:
+    """Whether a process has a file of this directory open: a number alone may be another process's by now, or of
+    another pid namespace."""
+    real = os.path.realpath(leases)
+    descriptors = f"/proc/{pid}/fd"
+    return any(
+        os.path.dirname(os.readlink(f"{descriptors}/{fd}")) == real
+        for fd in os.listdir(descriptors)
+        if os.path.islink(f"{descriptors}/{fd}")
+    )
+
+
+def _unmount(what: str, where: str) -> str:
+    where = printable(where)
+    return f"'{printable(what)}' is mounted on '{where}'; 'lamina umount {where}' first"
+
+
+def lease_holders(path: Path, disk: Disk = DISK) -> set[int]:
+    """Numbers of the processes that hold a lease on the pool in ``path``: writers, servers of mounts, gc and scrub."""
+    directory = path / files.LEASES
+    try:
+        leases = [name for name in disk.listdir(directory) if is_alive(directory, name, disk)]
+    except OSError:
+        return set()
+    pids = [name.partition("-")[0] for name in leases]
+    return {int(pid) for pid in pids if pid.isascii() and pid.isdigit()}
 
 
 def _user(path: Path, disk: Disk) -> str | None:
     """A process that holds a lease on the pool."""
-    try:
-        leases = disk.listdir(path / files.LEASES)
-    except OSError:
-        return None
-    for lease in leases:
-        if is_alive(path / files.LEASES, lease, disk):
-            pid = lease.partition("-")[0]
-            return f"process {printable(pid)} works with it; wait for it to end, or end it"
+    for pid in sorted(lease_holders(path, disk)):
+        return f"process {pid} works with it; wait for it to end, or end it"
     return None
 
 

@@ -95,7 +95,7 @@ def _check_records(pool: "Pool", findings: Findings) -> None:
 
 
 def _write_new(pool: "Pool") -> str:
-    return f"'lamina pool gc --names {pool.name}' writes a new record of all names"
+    return f"'lamina pool check --save-names {pool.name}' writes all names anew, as the catalogue has them"
 
 
 def _compare(catalogue: Catalogue, told: Names, findings: Findings, action: str) -> None:

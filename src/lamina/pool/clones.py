@@ -47,8 +47,8 @@ def clone(pool: "Pool", snapshot: str, dataset: str, properties: Mapping[str, st
                 catalogue.database.execute("UPDATE dataset SET origin = ? WHERE id = ?", (origin.id, number))
                 # What it shows was taken in by its origin.
                 catalogue.set_head(change, number, origin.root, None, 0)
-        guard.check([dataset], f"cannot create '{dataset}'")
         check_new(catalogue, pool._free(), dataset)
+        guard.check([dataset], f"cannot create '{dataset}'")
     return made
 
 

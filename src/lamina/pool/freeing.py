@@ -25,10 +25,12 @@ _NAMED = (
 class Reach:
     """What names and pins reach at one moment, the one of ``txg``.
 
-    ``unnamed`` are roots that have a tree and no name; ``left`` is what those reach and nothing named does.
+    ``named`` are the roots that they refer to, ``unnamed`` others that have a tree, ``left`` is what those reach and
+    nothing named does.
     """
 
     txg: int
+    named: set[int]
     live: BitMap64
     unnamed: list[int]
     left: BitMap64
@@ -57,7 +59,21 @@ def read_reach(catalogue: Catalogue) -> Reach:
         live.update(number for number, kept in names if kept)
         left.update(number for number, kept in names if not kept)
         if current_txg(catalogue) == txg:
-            return Reach(txg, live, unnamed, left - live)
+            return Reach(txg, named, live, unnamed, left - live)
+
+
+def catch_up(catalogue: Catalogue, reach: Reach) -> None:
+    """Inside a transaction: count as live what has got a name since; what has lost its name since stays live.
+
+    A root that had a name all the time, or has it again, reaches the same rows as before: they were live, so nobody
+    freed them.
+    """
+    txg = current_txg(catalogue)
+    if txg != reach.txg:
+        fresh = {root for (root,) in catalogue.database.query(_NAMED)} - reach.named
+        reach.live |= _union(catalogue.database, sorted(fresh))
+        reach.named |= fresh
+        reach.txg = txg
 
 
 def _union(database: Database, roots: list[int]) -> BitMap64:
@@ -69,6 +85,13 @@ def _union(database: Database, roots: list[int]) -> BitMap64:
         for (objects,) in database.query(f"SELECT objects FROM tree WHERE root IN ({marks})", some):
             found |= BitMap64.deserialize(objects)
     return found
+
+
+def name_records(catalogue: Catalogue) -> BitMap64:
+    """The name records from the last full one on."""
+    names_from = int(catalogue.meta("names_from") or 0)
+    rows = catalogue.database.query("SELECT id FROM object WHERE kind = 4 AND id >= ?", (names_from,))
+    return BitMap64(number for (number,) in rows)
 
 
 def condemned(database: Database) -> BitMap64:

@@ -18,13 +18,15 @@ from pyroaring import BitMap64
 
 from lamina.errors import AccessDenied, Busy, LaminaError, NoSpace
 from lamina.pool import files
+from lamina.pool.background import Background
 from lamina.pool.freeing import (
     Reach,
     all_objects,
+    catch_up,
     condemned,
-    current_txg,
     freeing,
     has_work,
+    name_records,
     read_reach,
     stored_bytes,
 )
@@ -41,6 +43,11 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 10_000
 _LEAST_ROWS = 16
 """On a full disk transactions shrink to this many rows, so that they fit what the log holds anyway."""
+_TURN = 0.25
+_LONGEST_TURN = 0.05
+"""Between two transactions others get this part of the last one's time, at most so many seconds."""
+_MOST_ROUNDS = 8
+"""After so many it ends although names let go of ever more: somebody else goes on."""
 _POLL_SECONDS = (0.05, 2.0)
 _LEAST_WASTE = PACK_TARGET // 256
 """Bytes that a pack must waste for the rest of it to be moved."""
@@ -169,21 +176,23 @@ class _Collection:
         """Collect until nothing is left to free, or what is left is not given free before ``until``."""
         waiting: list[int] = []
         try:
-            counted = False
-            while True:
+            rounds, counted = 0, False
+            while rounds < _MOST_ROUNDS:
                 self._mark(full)
                 self._delete()
                 self._give_back()
-                full = False
-                if not counted:
-                    counted, full = True, self._has_strays()
-                    if full:
-                        continue
+                full, counted = not counted and self._has_strays(), True
+                if full:
+                    continue
+                began_waiting = time.monotonic()
                 waiting = self._wait(until)
                 if waiting or self._end():
                     break
+                rounds += time.monotonic() - began_waiting < _POLL_SECONDS[0]  # a wait ends, names may never
         finally:
             self._lease.close()
+        if not waiting:
+            Background(self._pool).start()
         self._refresh()
         return GcReport(
             name=self._pool.name,
@@ -218,49 +227,48 @@ class _Collection:
 
     def _mark(self, full: bool) -> None:
         """Condemn what nothing reaches, or delete it where nobody writes, and forget the trees that had reached it."""
-        while True:
-            self._check()
-            found = read_reach(self._catalogue)
-            garbage = found.left
-            if full:
-                writers = [row for row in running(self._leases, self._database) if row.kind == "write"]
-                garbage = garbage | _strays(all_objects(self._database), found, writers)
-            # The root's row goes with its tree: the tree must be there as long as something of it is.
-            garbage -= BitMap64(found.unnamed)
-            self._total = self._objects + len(garbage)
-            if self._mark_rows(found, garbage) and self._mark_trees(found):
-                return
-
-    def _mark_rows(self, found: Reach, garbage: BitMap64) -> bool:
+        self._check()
+        self._report("marking")
+        found = read_reach(self._catalogue)
+        garbage = found.left
+        if full:
+            writers = [row for row in running(self._leases, self._database) if row.kind == "write"]
+            strays = _strays(all_objects(self._database), found, writers)
+            # Asked for after the rows: so none that was recorded in between is taken for a stray.
+            garbage = garbage | (strays - name_records(self._catalogue))
+        # The root's row goes with its tree: the tree must be there as long as something of it is.
+        garbage = garbage - BitMap64(found.unnamed)
+        self._total = self._objects + len(garbage) + len(found.unnamed)
         rows = iter(garbage)
-        while some := list(islice(rows, self._rows_at_once)):
-            if not self._in_short(some, lambda few: self._free(found, few)):
-                return False
-        return True
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            self._in_short(some, lambda few: self._free(found, few))
+        self._in_short(found.unnamed, lambda few: self._free_trees(found, few))
 
-    def _mark_trees(self, found: Reach) -> bool:
-        """Forget trees, after all that they alone reached."""
-        return self._in_short(found.unnamed, lambda few: self._free_trees(found, few))
-
-    def _in_short(self, rows: Sequence[int], step: Callable[[Sequence[int]], bool]) -> bool:
-        """Run a transaction for some rows at a time, for fewer where the disk is full; False where one says stop."""
+    def _in_short(self, rows: Sequence[int], step: Callable[[Sequence[int]], None]) -> None:
+        """Run a transaction for some rows at a time; for fewer where the disk is full."""
         done = 0
         while done < len(rows):
-            self._check()
             few = rows[done : done + self._rows_at_once]
-            try:
-                if not step(few):
-                    return False
-            except NoSpace:
-                if self._rows_at_once <= _LEAST_ROWS:
-                    raise
-                self._rows_at_once = max(self._rows_at_once // 8, _LEAST_ROWS)
-                self._relieve()
-                continue
-            if self._rows_at_once < _ROWS_AT_ONCE:
-                self._relieve()
-            done += len(few)
-            self._report("deleting", self._objects, self._total)
+            if self._in_turn(lambda few=few: step(few)):  # type: ignore[misc]
+                done += len(few)
+
+    def _in_turn(self, step: Callable[[], object]) -> bool:
+        """Run a transaction, and let others have theirs; False where it has to be tried again with fewer rows."""
+        self._check()
+        began = time.monotonic()
+        try:
+            step()
+        except NoSpace:
+            if self._rows_at_once <= _LEAST_ROWS:
+                raise
+            self._rows_at_once = max(self._rows_at_once // 8, _LEAST_ROWS)
+            self._relieve()
+            return False
+        if self._rows_at_once < _ROWS_AT_ONCE:
+            self._relieve()
+        self._report("deleting", self._objects, max(self._total, self._objects))
+        # Who waits for SQLite's lock looks only now and then, and would find it taken each time.
+        time.sleep(min((time.monotonic() - began) * _TURN, _LONGEST_TURN))
         return True
 
     def _relieve(self) -> None:
@@ -275,29 +283,25 @@ class _Collection:
         """Inside a transaction: the processes that may have decided to share something."""
         return [row for row in live_leases(self._leases, self._database, self._lease.name) if row.kind == "write"]
 
-    def _free(self, found: Reach, rows: Sequence[int]) -> bool:
-        """One transaction: condemn or delete; False where names have changed since ``found``."""
+    def _free(self, found: Reach, rows: Sequence[int]) -> None:
+        """One transaction: condemn or delete those of ``rows`` that no name has come to reach meanwhile."""
         with self._database.transaction():
-            if current_txg(self._catalogue) != found.txg:
-                return False
-            if self._writers():
-                self._condemn(rows)
-            else:
-                self._delete_rows(rows)
-        return True
+            catch_up(self._catalogue, found)
+            self._condemn_or_delete([row for row in rows if row not in found.live])
 
-    def _free_trees(self, found: Reach, roots: Sequence[int]) -> bool:
+    def _free_trees(self, found: Reach, roots: Sequence[int]) -> None:
+        """One transaction: forget trees, all that they alone reached being condemned or gone."""
         with self._database.transaction():
-            if current_txg(self._catalogue) != found.txg:
-                return False
-            writers = self._writers()
-            self._database.execute_many("DELETE FROM tree WHERE root = ?", ((root,) for root in roots))
-            own = [root for root in roots if root not in found.live]
-            if writers:
-                self._condemn(own)
-            else:
-                self._delete_rows(own)
-        return True
+            catch_up(self._catalogue, found)
+            gone = [root for root in roots if root not in found.named]
+            self._database.execute_many("DELETE FROM tree WHERE root = ?", ((root,) for root in gone))
+            self._condemn_or_delete([root for root in gone if root not in found.live])
+
+    def _condemn_or_delete(self, rows: Sequence[int]) -> None:
+        if self._writers():
+            self._condemn(rows)
+        else:
+            self._delete_rows(rows)
 
     def _condemn(self, rows: Sequence[int]) -> None:
         """What scrub has marked keeps its mark: an import that shares it all the same must not make it look whole."""
@@ -312,17 +316,14 @@ class _Collection:
 
     def _delete(self) -> None:
         """Delete what was condemned before every running import last committed."""
-        while True:
-            self._check()
-            try:
-                if not self._delete_some():
-                    return
-            except NoSpace:
-                if self._rows_at_once <= _LEAST_ROWS:
-                    raise
-                self._rows_at_once = max(self._rows_at_once // 8, _LEAST_ROWS)
-                self._relieve()
-            self._report("deleting", self._objects, self._total)
+        left = True
+
+        def step() -> None:
+            nonlocal left
+            left = self._delete_some()
+
+        while left:
+            self._in_turn(step)
 
     def _delete_some(self) -> bool:
         with self._database.transaction():

@@ -40,6 +40,7 @@ def pool_status(pool: "Pool") -> PoolStatus:
         write_errors=counts.write,
         checksum_errors=counts.checksum,
         scan=scan_status(pool),
+        capacity=pool.space().capacity,
     )
 
 

@@ -21,9 +21,6 @@ from lamina.pool.units import format_size
 LIMITS = ("quota", "refquota", "reservation", "refreservation")
 """Properties that are limits; 0 is none. They are not inherited."""
 
-NEAR_FULL = 90
-"""Percent of a pool's size above which it warns."""
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -211,6 +211,11 @@ class Pool(Lineage):
 
         return check_pool(self, headers=headers, progress=progress)
 
+    def save_names(self) -> None:
+        """Write a record of all names into the packs: the backup from which ``pool recover`` brings them back."""
+        with self._writer() as writer:
+            self._catalogue.write_full(writer)
+
     def own_properties(self) -> dict[str, tuple[str, str]]:
         """(value, source) of the pool's own properties and features, by name."""
         from lamina.pool.ownproperties import own_properties

@@ -87,6 +87,8 @@ def forget(name: str) -> None:
                 number += 1
                 place = directory / EXPORTED / f"{name}.{number}"
             os.replace(link, place)
+            with contextlib.suppress(PermissionError):
+                DISK.sync_directory(directory)
         except OSError as error:
             raise AccessDenied(f"cannot export '{name}': '{link}': {error.strerror}") from None
         return

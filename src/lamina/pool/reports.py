@@ -25,6 +25,10 @@ class Difference:
     what: str
 
 
+NEAR_FULL = 90
+"""Percent of a pool's size (``capacity``) from which on it warns."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolSpace:
     """Space of a pool in bytes; ``capacity`` in percent; ``freeing``: stored bytes that gc has still to give back."""
@@ -60,6 +64,8 @@ class ScanStatus:
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """What a pool holds, and how it is. ``errors``: damaged objects; the others count what was seen and perhaps mended.
+
+    ``capacity``: percent of its size that is taken.
     """
 
     name: str
@@ -75,6 +81,7 @@ class PoolStatus:
     write_errors: int = 0
     checksum_errors: int = 0
     scan: ScanStatus | None = None
+    capacity: int = 0
 
 
 @dataclass(frozen=True, slots=True)

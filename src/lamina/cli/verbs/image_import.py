@@ -49,6 +49,7 @@ def run(arguments: Arguments) -> int:
             complain(f"warning: {report.name}: {warning}")
     for failure in failures:
         complain(str(failure))
+    _warn_of_full({pool_of_name(report.name) for report in reports})
     if json:
         print_json("image import", {"images": {report.name: _as_json(report) for report in reports}})
     elif reports and not arguments.has("quiet"):
@@ -65,6 +66,18 @@ def run(arguments: Arguments) -> int:
         print_table(_COLUMNS, summary_rows(figures))
     incomplete = any(report.warnings for report in reports)
     return max((failure.exit_status for failure in failures), default=1 if incomplete else 0)
+
+
+def _warn_of_full(names: set[str]) -> None:
+    """A line for each pool that is nearly full by now."""
+    from lamina.pool import pool_of
+    from lamina.pool.reports import NEAR_FULL
+
+    for name in sorted(names):
+        with pool_of(name) as pool:
+            capacity = pool.space().capacity
+        if capacity >= NEAR_FULL:
+            complain(f"warning: the pool '{name}' is {capacity}% full; 'lamina pool status {name}' says what to do")
 
 
 def _as_json(report: "ImportReport") -> dict[str, object]:

@@ -34,11 +34,15 @@ def run(arguments: Arguments) -> int:
 def unmount_all(pool: str) -> None:
     """Undo all mounts of a pool, whatever is in use there."""
     from lamina.mount import mounts, umount
+    from lamina.pool import registry
+    from lamina.pool.alone import lease_holders
     from lamina.pool.names import pool_of_name
 
-    # The last first: one may lie below another.
+    path = registry.find(pool)
+    servers = lease_holders(path) if path is not None else set()
+    # The last first: one may lie below another. Another pool of the same name may be mounted, by somebody else.
     for one in reversed(mounts()):
-        if pool_of_name(one.source) == pool:
+        if pool_of_name(one.source) == pool and one.pid in servers:
             umount(one.mountpoint, force=True)
 
 

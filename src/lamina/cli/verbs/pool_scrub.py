@@ -168,12 +168,13 @@ that are damaged, by snapshot and path.
 
 The scrub runs in the background; the command returns at once. Imports, mounts and everything else go on beside it.
 Objects that are stored while it runs are not read: they were just written. A scrub that was paused, or whose process
-ended, goes on where it was when it is started again.
+ended, goes on where it was when it is started again. With LAMINA_BACKGROUND=off in the environment it runs in the
+foreground.
 
 With --repair-from, what is damaged or missing is taken from elsewhere, in the foreground. SOURCE is
 
     another pool                      its name or its directory
-    a pool on another host            [user@]host:POOL, reached with ssh; lamina must be installed there
+    a pool on another host            [user@]host:POOL, reached with ssh, which runs $LAMINA_REMOTE (lamina) there
     the files that were imported      a directory, or a tar archive of them
 
 Whatever comes is proved by its key before it is kept. From files, data is taken by the ranges that the tree tells; tree

@@ -7,6 +7,7 @@ from lamina.cli.command import JSON, Arguments, Command, Option
 from lamina.cli.output import complain, print_json
 from lamina.cli.verbs.pool_list import open_pools
 from lamina.pool.names import printable
+from lamina.pool.reports import NEAR_FULL
 from lamina.pool.units import format_size
 
 TYPE_CHECKING = False
@@ -92,6 +93,13 @@ def _advice(status: "PoolStatus") -> list[str]:
             "\tattempt was made to correct the error.  Applications are unaffected.",
             "action: Determine if the device needs to be replaced, and clear the errors",
             f"\tusing 'lamina pool clear {status.name}'.",
+        ]
+    if status.capacity >= NEAR_FULL:
+        return [
+            f"status: The pool is {status.capacity}% full.  Once no space is left but a small",
+            "\treserve, nothing can be imported; reading and destroying go on.",
+            "action: Destroy what is not needed ('lamina list -r -t all -o name,used,unique",
+            f"\t{status.name}' shows what gives space back), or move the pool to a larger disk.",
         ]
     return []
 
@@ -217,7 +225,7 @@ COMMAND = Command(
     summary="show the state of pools",
     description="""
 Shows the state of pools: ONLINE, or DEGRADED where something is damaged that could not be repaired; how far the last
-scrub is or what it found; what is wrong and what to do.
+scrub is or what it found; what is wrong and what to do. A pool that is 90 % full or more says so.
 
 READ and CKSUM count places of objects that scrubs could not read, or that were not what they should be; WRITE those
 that could not be written anew. 'lamina pool clear' sets them back.
