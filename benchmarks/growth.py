@@ -23,6 +23,8 @@ FLAT, PROPORTIONAL = 2.0, 1.5
 """What is flat may take so many times as long in the largest pool as in the smallest; what is proportional so many
 times as long an image as in the pool before."""
 SMALL_FILES = 300
+LONG = {"pool check": 1, "pool gc -n": 3}
+"""Runs of tasks that take long."""
 
 
 def main() -> None:
@@ -158,8 +160,8 @@ def _measure(report: Report, pool: LaminaPool, who: str, runs: int, tree: Path, 
             "pool check": ("pool", "check", POOL),
         }
         for task, words in commands.items():
-            if task in ("pool check", "pool gc -n") and number > 2:
-                continue  # these take long
+            if number >= LONG.get(task, runs):
+                continue
             cost = _tried(pool, words)
             if cost is not None:
                 report.series(task, who).add(cost)
@@ -204,12 +206,13 @@ def _tried(pool: LaminaPool, words: Sequence[str | Path]) -> Cost | None:
 def _judge(report: Report, pools: list[str], sizes: list[int]) -> None:
     for task in FLAT_TASKS:
         if report.has(task, *pools):
-            first, last = (report.series(task, who).median for who in (pools[0], pools[-1]))
+            # Of a machine that does other things too, the quickest run says most.
+            first, last = (min(report.series(task, who).values) for who in (pools[0], pools[-1]))
             report.target(f"{task}: {pools[-1]} / {pools[0]}", last / first, FLAT, at_least=False)
     for task in GROWING_TASKS:
         for before, after, less, more in zip(pools, pools[1:], sizes, sizes[1:], strict=False):
             if report.has(task, before, after):
-                growth = report.series(task, after).median / report.series(task, before).median
+                growth = min(report.series(task, after).values) / min(report.series(task, before).values)
                 report.target(
                     f"{task}: {after} / {before}, by image", growth * less / more, PROPORTIONAL, at_least=False
                 )

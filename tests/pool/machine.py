@@ -16,6 +16,7 @@ from lamina.fs.view import StoredTree
 from lamina.pool import Pool
 from lamina.pool.accounting import Accounting, Figures
 from lamina.pool.properties import raw_value
+from tests.pool.garbage import check_clean
 from tests.pool.model import SETTABLE, Keys, Model, Refused, Snapshot, Walk, figures, reached
 from tests.pool.records import compare_with_catalogue
 from tests.pool.trees import Library
@@ -380,6 +381,12 @@ class Histories(RuleBasedStateMachine):
             row = self.pool._catalogue.dataset(into)
             self.pool._catalogue.set_head(change, row.id, found.root, None, taken)
         self.model.datasets[into].be(self.model.at(name), taken)
+
+    @rule()
+    def collect(self) -> None:
+        """Free what nothing refers to: that, all of it, and nothing else."""
+        self.pool.gc()
+        check_clean(self.pool)
 
     # -- what must hold -------------------------------------------------------------------------------------------
 

@@ -566,6 +566,16 @@ def test_many_small_packs_are_merged(pool: Pool, tmp_path: Path, small_packs: No
         assert not pool.verify(f"tank/i{number}@1", source.path)
 
 
+def test_room_set_aside_is_no_waste(
+    pool: Pool, library: Library, small_packs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As XFS does for files that grow: a pack must not be moved again and again for it."""
+    pool.import_image(library[2].path, "tank/i@1")
+    real = LocalBackend.allocated
+    monkeypatch.setattr(LocalBackend, "allocated", lambda self, name: real(self, name) + (1 << 20))
+    assert pool.gc().moved == 0
+
+
 def test_stray_files(pool: Pool, library: Library) -> None:
     """A file that a crash left goes; one whose number was never given may be another, newer catalogue's."""
     pool.import_image(library[2].path, "tank/i@1")

@@ -12,13 +12,14 @@ from tests.pool.gc_model import RULES, Broken, Case, Rules, explore
 
 SMALL = {
     "an import, a destroy, kills": Case(2, 0b11, (0b11,)),
-    "two imports of the same": Case(1, 0b1, (0b1, 0b1)),
+    "two imports of the same": Case(1, 0b1, (0b1, 0b1), kills=False),
     "an import beside a mount, packs that move": Case(1, 0b1, (0b1,), mounts=1, moves=1, punches=1),
     "an import beside scrub, packs that move": Case(1, 0b1, (0b1,), moves=1, punches=1, damages=1),
     "a mount, packs that move": Case(2, 0b11, (), mounts=1, moves=2, punches=1),
     "an import and a mount of two objects": Case(2, 0b11, (0b11,), mounts=1, kills=False),
 }
 LARGE = {
+    "two imports of the same, kills": Case(1, 0b1, (0b1, 0b1)),
     "two imports that overlap": Case(2, 0b01, (0b11, 0b01), kills=False),
     "two imports, one of which may be killed": Case(2, 0b11, (0b11, 0b10)),
     "two imports, twice each": Case(1, 0b1, (0b1, 0b1), tries=2, kills=False),

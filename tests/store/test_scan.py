@@ -68,10 +68,15 @@ def test_a_whole_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padded: b
 def test_empty_and_cut_packs(tmp_path: Path) -> None:
     (tmp_path / "p").touch()
     assert found(tmp_path / "p")[0] == []
-    whole = pack(payloads(1, 3), padded=False)
-    for size in range(len(whole)):
+    parts = payloads(1, 3, 150)
+    whole = pack(parts, padded=False)
+    ends = [PACK_HEADER.size + len(b"".join(map(record, parts[:count]))) for count in range(4)]
+    for size in range(1, len(whole) + 1):
         (tmp_path / "p").write_bytes(whole[:size])
-        assert found(tmp_path / "p")[0] == [part for part in payloads(1, 3) if record(part) in whole[:size]]
+        got, scan = found(tmp_path / "p")
+        assert got == [part for part in parts if record(part) in whole[:size]]
+        if size > PACK_HEADER.size:
+            assert [one.cause for one in scan.damage] == ([] if size in ends else [scanning.Cause.END])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,7 +148,8 @@ def test_holes(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "p", os.O_RDWR)
     DISK.punch(fd, 8192, 65536)
     os.close(fd)
-    got, _ = found(tmp_path / "p")
+    got, scan = found(tmp_path / "p")
+    assert {one.cause for one in scan.damage} == {scanning.Cause.HOLE}
     position, whole = PACK_HEADER.size, []
     for part in parts:
         end = position + RECORD_HEADER + len(part)

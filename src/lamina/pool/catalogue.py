@@ -138,6 +138,7 @@ CREATE TABLE snapshot_property(
     PRIMARY KEY (snapshot, name)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX snapshot_roots ON snapshot(dataset, root, taken);
+CREATE INDEX tree_totals ON tree(root, stamp, stored, decoded, data_bytes, files);
 CREATE TABLE reach(
     dataset INTEGER PRIMARY KEY,
     own BLOB NOT NULL,

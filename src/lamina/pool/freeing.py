@@ -15,10 +15,8 @@ from lamina.store.record import Kind
 _TREES_AT_ONCE = 32
 _BLOCK = 1 << 16
 
-_NAMED = (
-    "SELECT head FROM dataset WHERE head IS NOT NULL UNION SELECT root FROM snapshot WHERE root IS NOT NULL "
-    "UNION SELECT root FROM pin"
-)
+_NAMES = "SELECT head FROM dataset WHERE head IS NOT NULL UNION SELECT root FROM snapshot WHERE root IS NOT NULL"
+_NAMED = f"{_NAMES} UNION SELECT root FROM pin"
 
 
 @dataclass(slots=True)
@@ -125,6 +123,19 @@ def freeing(catalogue: Catalogue) -> int:
     if not has_work(catalogue):
         return 0
     return stored_bytes(catalogue.database, read_reach(catalogue).left | condemned(catalogue.database))
+
+
+def kept_by_mounts(catalogue: Catalogue) -> tuple[int, list[int]]:
+    """Stored bytes that no name reaches and only mounts keep, and the processes that serve these mounts."""
+    database = catalogue.database
+    pinned = database.query(
+        f"SELECT pin.root, lease.pid FROM pin JOIN lease ON lease.name = pin.lease WHERE pin.root NOT IN ({_NAMES})"
+    )
+    if not pinned:
+        return 0, []
+    named = [root for (root,) in database.query(_NAMES)]
+    kept = _union(database, sorted({root for root, _ in pinned})) - _union(database, named)
+    return stored_bytes(database, kept), sorted({pid for _, pid in pinned})
 
 
 def stored_bytes(database: Database, objects: BitMap64) -> int:

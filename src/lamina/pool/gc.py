@@ -26,6 +26,7 @@ from lamina.pool.freeing import (
     condemned,
     freeing,
     has_work,
+    kept_by_mounts,
     name_records,
     read_reach,
     stored_bytes,
@@ -104,6 +105,7 @@ def _plan(pool: "Pool", full: bool, began: float) -> GcReport:
         garbage |= _strays(database_objects=all_objects(database), found=found, writers=writers)
     garbage &= all_objects(database)
     stored = stored_bytes(database, garbage)
+    mounted, mounted_by = kept_by_mounts(pool._catalogue)
     return GcReport(
         name=pool.name,
         dry_run=True,
@@ -114,6 +116,8 @@ def _plan(pool: "Pool", full: bool, began: float) -> GcReport:
         moved=0,
         freeing=stored,
         waiting_for=[row.pid for row in writers],
+        mounted=mounted,
+        mounted_by=mounted_by,
         seconds=time.monotonic() - began,
     )
 
@@ -194,6 +198,7 @@ class _Collection:
         if not waiting:
             Background(self._pool).start()
         self._refresh()
+        mounted, mounted_by = kept_by_mounts(self._catalogue)
         return GcReport(
             name=self._pool.name,
             dry_run=False,
@@ -204,6 +209,8 @@ class _Collection:
             moved=self._moved,
             freeing=freeing(self._catalogue),
             waiting_for=waiting,
+            mounted=mounted,
+            mounted_by=mounted_by,
             seconds=time.monotonic() - began,
         )
 
@@ -433,7 +440,9 @@ def _worth_moving(uses: Sequence[PackUse]) -> Iterator[PackUse]:
     """Packs that take twice what is live in them although their dead ranges were given back; many that are small."""
     small: list[PackUse] = []
     for use in sorted(uses, key=lambda one: one.live):
-        if use.allocated - use.live >= _LEAST_WASTE and use.allocated >= 2 * use.live:
+        # Some file systems set room aside behind the end of a file that grows: that is no waste.
+        taken = min(use.allocated, use.size)
+        if taken - use.live >= _LEAST_WASTE and taken >= 2 * use.live:
             yield use
         elif use.live < _SMALL:
             small.append(use)

@@ -183,15 +183,18 @@ def commit_image(
         located = pool.store.locate([root])[root]
         objects = _walked(pool, root) if inexact else writer.reached.copy()
         objects.run_optimize()
-        stored, decoded = Sizes(pool.store.database).sums(objects)
-        pool.store.database.execute(
-            "INSERT OR REPLACE INTO tree(root, inodes, files, directories, data_bytes, stored, decoded, objects) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(located.id, totals.inodes, totals.files, totals.directories, totals.data_bytes, stored, decoded),
-                objects.serialize(),
-            ),
-        )
+        blob = objects.serialize()
+        # A row that is there stays if it says the same: accounting follows rows that are made anew.
+        if not pool.store.database.query("SELECT 1 FROM tree WHERE root = ? AND objects = ?", (located.id, blob)):
+            stored, decoded = Sizes(pool.store.database).sums(objects)
+            pool.store.database.execute(
+                "INSERT OR REPLACE INTO tree(root, inodes, files, directories, data_bytes, stored, decoded, objects) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(located.id, totals.inodes, totals.files, totals.directories, totals.data_bytes),
+                    *(stored, decoded, blob),
+                ),
+            )
         row = catalogue.dataset(dataset)
         snapshot = catalogue.add_snapshot(change, row.id, tag, "image", located.id, totals.data_bytes)
         catalogue.set_head(change, row.id, located.id, snapshot, totals.data_bytes)

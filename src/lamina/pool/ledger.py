@@ -191,7 +191,7 @@ class Ledger:
 
 def kept_generation(database: Database) -> int:
     """The generation that the kept results are of; -1 where there are none."""
-    rows = database.query("SELECT value FROM meta WHERE name = 'figures'")
+    rows = database.query("SELECT value FROM meta WHERE name = 'figures' AND EXISTS (SELECT 1 FROM reach)")
     return int(rows[0][0]) if rows else -1
 
 

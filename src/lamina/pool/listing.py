@@ -8,6 +8,9 @@ from lamina.pool.catalogue import Catalogue, SnapshotRow
 from lamina.pool.names import check_name, printable
 from lamina.pool.values import Entry
 
+_FEW = 32
+"""Datasets up to which each is asked for its snapshots."""
+
 
 def list_entries(
     catalogue: Catalogue, pool: str, roots: Sequence[str], recursive: bool, depth: int | None, types: Collection[str]
@@ -15,10 +18,10 @@ def list_entries(
     """See ``Pool.list``."""
     only_snapshots = "filesystem" not in types
     limit = depth if depth is not None else None if recursive or not roots else 1 if only_snapshots else 0
+    below = {root: catalogue.datasets(root) for root in roots or [pool] if "@" not in root and "#" not in root}
     snapshots: dict[int, list[SnapshotRow]] = {}
     if "snapshot" in types or "image" in types:
-        for row in catalogue.snapshots():
-            snapshots.setdefault(row.dataset, []).append(row)
+        snapshots = _snapshots(catalogue, [dataset.id for some in below.values() for dataset in some])
     bookmarks: dict[int, list[BookmarkRow]] = {}
     if "bookmark" in types:
         for bookmark in bookmarks_of(catalogue):
@@ -30,7 +33,7 @@ def list_entries(
             continue
         check_name(root)
         base = catalogue.dataset(root).name.count("/")
-        for dataset in catalogue.datasets(root):
+        for dataset in below[root]:
             level = dataset.name.count("/") - base
             if limit is not None and level > limit:
                 continue
@@ -45,6 +48,16 @@ def list_entries(
                     name = f"{dataset.name}#{bookmark.name}"
                     found.setdefault(name, Entry(name, "bookmark", bookmark.id))
     return list(found.values())
+
+
+def _snapshots(catalogue: Catalogue, datasets: Sequence[int]) -> dict[int, list[SnapshotRow]]:
+    """Snapshots by dataset: of few datasets theirs only, of many all that there are."""
+    if len(datasets) <= _FEW:
+        return {dataset: catalogue.snapshots(dataset) for dataset in datasets}
+    found: dict[int, list[SnapshotRow]] = {}
+    for row in catalogue.snapshots():
+        found.setdefault(row.dataset, []).append(row)
+    return found
 
 
 def find_entry(catalogue: Catalogue, name: str) -> Entry:

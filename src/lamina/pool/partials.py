@@ -44,6 +44,14 @@ def partial_token(catalogue: Catalogue, dataset: int) -> str | None:
     return rows[0][0] if rows else None
 
 
+def received_properties(catalogue: Catalogue) -> dict[int, dict[str, str]]:
+    """What streams last said of datasets' properties, by row: values that were received, unless others hold now."""
+    found: dict[int, dict[str, str]] = {}
+    for dataset, name, value in catalogue.database.query("SELECT dataset, name, value FROM received_property"):
+        found.setdefault(dataset, {})[name] = value
+    return found
+
+
 def put_partial(catalogue: Catalogue, partial: Partial) -> None:
     """Note it, or how far it has come, inside a change of names: gc looks again after each of these."""
     objects = partial.objects.copy()

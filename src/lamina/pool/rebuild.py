@@ -17,6 +17,7 @@ from lamina.errors import DamagedData
 from lamina.pool import files
 from lamina.pool.chain import Gap, Link, Names, apply_records, find_chain
 from lamina.pool.records import NameRecord, parse_record
+from lamina.pool.units import format_size
 from lamina.store.codec import Coder
 from lamina.store.database import DAMAGED, Database
 from lamina.store.disk import Disk
@@ -30,7 +31,7 @@ from lamina.store.record import (
     pack_number,
     parse_pack_header,
 )
-from lamina.store.scan import PackScan, Scanned
+from lamina.store.scan import Cause, PackScan, Scanned
 
 _BATCH = 4096
 _QUERY = 400
@@ -78,8 +79,8 @@ class Scan:
     packs: int = 0
     objects: int = 0
     copies: int = 0
-    unreadable: int = 0
-    """Ranges of packs in which nothing could be read: damaged, or the remains of what gc gave back."""
+    damaged: list[str] = field(default_factory=list)
+    """Of each pack with ranges in which nothing can be read, and which gc did not make so, a line."""
     foreign: list[str] = field(default_factory=list)
     """Files among the packs that belong to another pool."""
     links: dict[str, Link] = field(default_factory=dict)
@@ -146,7 +147,7 @@ class Indexer:
                     rows = []
         self._insert(rows)
         self.found.packs += 1
-        self.found.unreadable += len(scan.damage)
+        self._tell(pack, scan)
         # What is whole and short is written on; padding belongs to a sealed pack.
         size = max(scan.end, PACK_HEADER.size) if scan.size else 0
         padded = -(-size // PACK_ALIGN) * PACK_ALIGN
@@ -155,6 +156,20 @@ class Indexer:
             self.database.execute(
                 "UPDATE pack SET state = ?, size = ? WHERE id = ?",
                 ("open" if is_open else "sealed", size if is_open else min(padded, scan.size), pack.number),
+            )
+
+    def _tell(self, pack: PackFile, scan: PackScan) -> None:
+        ranges = [one for one in scan.damage if one.cause is Cause.DAMAGE]
+        if ranges:
+            size = format_size(sum(one.end - one.start for one in ranges))
+            word = "place" if len(ranges) == 1 else "places"
+            self.found.damaged.append(
+                f"'{pack.path.name}' is damaged in {len(ranges)} {word} ({size}): names that were recorded there, and "
+                "nowhere else, are lost"
+            )
+        if any(one.cause is Cause.END for one in scan.damage):
+            self.found.damaged.append(
+                f"'{pack.path.name}' ends within a record: what was written last may be lost, if it was ever committed"
             )
 
     def _row(self, item: Scanned, pack: PackFile, accepted: set[int]) -> Row | None:

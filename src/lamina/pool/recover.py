@@ -38,7 +38,11 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class RecoverReport:
-    """What a recovery brought back. ``lines`` say, one each, what is not as it was; ``kept`` where the old one is."""
+    """What a recovery brought back.
+
+    ``lines`` say, one each, what is not as it was, and ``notes`` what damage there is that may or may not have cost
+    something; ``kept`` is where the old catalogue is.
+    """
 
     name: str
     path: Path
@@ -52,10 +56,10 @@ class RecoverReport:
     snapshots: int = 0
     bookmarks: int = 0
     missing: int = 0
-    unreadable: int = 0
     seconds: float = 0.0
     kept: Path | None = None
     lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def recover_pool(
@@ -178,6 +182,7 @@ class _Recovery:
         self._count, self._total = len(packs), sum(pack.size for pack in packs)
         self._remove_new()
         database = Database.create(self._path / NEW, POOL_SCHEMA, mode & 0o666, self._disk)
+        database.query("PRAGMA cache_size = -65536")  # keys come in no order
         try:
             with contextlib.closing(LocalBackend(self._path / files.PACKS, mode & 0o666, self._disk)) as backend:
                 report, marker = self._build(database, backend, packs, guid, mode, shown)
@@ -378,8 +383,8 @@ def _made(
         restored.snapshots,
         restored.bookmarks,
         restored.missing,
-        found.unreadable,
         lines=lines + restored.lines,
+        notes=found.damaged,
     )
 
 

@@ -102,7 +102,8 @@ class GcReport:
 
     ``objects`` and ``stored``: objects deleted and their payloads' bytes. ``given``: bytes that the file system got
     back; ``packs``: pack files removed; ``moved``: bytes copied out of packs that were mostly dead. ``freeing``: stored
-    bytes that are still to come, once the processes ``waiting_for`` have finished.
+    bytes that are still to come, once the processes ``waiting_for`` have finished. ``mounted``: stored bytes that no
+    name refers to any more and only mounts keep, those that ``mounted_by`` serve.
     """
 
     name: str
@@ -114,4 +115,6 @@ class GcReport:
     moved: int
     freeing: int
     waiting_for: list[int]
+    mounted: int
+    mounted_by: list[int]
     seconds: float

@@ -11,7 +11,7 @@ from lamina.pool.families import origin_names
 from lamina.pool.holds import hold_counts
 from lamina.pool.limits import Space, read_limits, spaces
 from lamina.pool.names import parent_of, printable
-from lamina.pool.partials import partial_token
+from lamina.pool.partials import partial_token, received_properties
 from lamina.pool.properties import (
     PROPERTIES,
     Raw,
@@ -105,6 +105,7 @@ class Values:
             self._rows: dict[int, DatasetRow] = {row.id: row for row in self._catalogue.datasets()}
             self._by_name = {row.name: row for row in self._rows.values()}
             self._local = self._catalogue.local_properties()
+            self._received = received_properties(self._catalogue)
             self._origins = origin_names(self._catalogue)
             if snapshots:
                 rows = self._catalogue.snapshots(numbers=snapshots if len(snapshots) <= _FEW else None)
@@ -182,6 +183,14 @@ class Values:
             above = parent_of(above)
         return found
 
+    def _source(self, entry: Entry, name: str, value: str, source: str) -> str:
+        """``received`` rather than ``local`` for what a stream said and nobody has set otherwise since."""
+        if source == "local":
+            row = self._by_name[entry.name]
+            if self._received.get(row.id, {}).get(name) == value:
+                return "received"
+        return source
+
     def _user(self, entry: Entry, name: str) -> PropertyValue:
         dataset = entry.name
         if entry.type == "snapshot":
@@ -194,6 +203,7 @@ class Values:
                 source = f"inherited from {dataset}"
         else:
             value, source = self.setting(dataset, name)
+            source = self._source(entry, name, value, source)
         return PropertyValue(None, "-") if source == "default" else PropertyValue(value, source)
 
     def _dataset_value(self, entry: Entry, name: str) -> PropertyValue:
@@ -205,7 +215,7 @@ class Values:
             return PropertyValue(None, "-")
         if found.settable:
             value, source = self.setting(entry.name, name)
-            return PropertyValue(raw_value(name, value), source)
+            return PropertyValue(raw_value(name, value), self._source(entry, name, value, source))
         if name == "mounted":
             return PropertyValue("yes" if entry.name in self._mounted else "no", "-")
         if name == "origin":

@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 import xxhash
@@ -33,6 +34,8 @@ _MOST_STORED = 1 << 20
 """No payload is longer: objects are shorter, and what does not shrink is stored as it is."""
 _KINDS = frozenset(int(kind) for kind in Kind)
 _ZEROS = bytes(_PAGE)
+_TAIL = 8
+"""A payload that ends with so many zeros has lost them to a hole: compressed or not, data hardly ever ends so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,21 @@ class Scanned:
     searched: bool
 
 
+class Cause(Enum):
+    """Why a range cannot be read, as far as that can be told."""
+
+    HOLE = "beside a hole: the remains of what was given back"
+    END = "at the end: what was being written there"
+    DAMAGE = "damage"
+
+
 @dataclass(slots=True)
 class Damage:
     """A range of a pack that holds something, but no record that can be read. ``end`` is the byte after it."""
 
     start: int
     end: int
-    what: str
+    cause: Cause
 
 
 @dataclass(slots=True)
@@ -80,9 +91,9 @@ class PackScan:
         try:
             self.header = parse_pack_header(bytes(window.at(0, PACK_HEADER.size)))
             self.end = PACK_HEADER.size
-        except DamagedData as error:
+        except DamagedData:
             if self.size:
-                self._note(0, min(PACK_HEADER.size, self.size), str(error))
+                self._note(0, min(PACK_HEADER.size, self.size), Cause.DAMAGE)
         position = PACK_HEADER.size
         strayed = searched = False
         while position < self.size:
@@ -93,12 +104,15 @@ class PackScan:
                 start = window.skip_zeros(position)
                 found = self._search(window, start)
                 if found > start:
-                    self._note(start, found, "no record begins here")
+                    hole = start > position or window.is_hole(-(-start // _PAGE) * _PAGE, found)
+                    cause = Cause.HOLE if hole else Cause.DAMAGE if found < self.size else Cause.END
+                    self._note(start, found, cause)
                 position, strayed, searched = found, True, True
                 continue
             payload = window.at(record.offset, record.stored)
             if xxhash.xxh3_64_intdigest(payload) != record.checksum:
-                self._note(position, record.offset + record.stored, "the payload does not match its checksum")
+                hole = not any(payload[-_TAIL:])
+                self._note(position, record.offset + record.stored, Cause.HOLE if hole else Cause.DAMAGE)
             else:
                 self.end = record.offset + record.stored
                 yield Scanned(record, payload, strayed, searched)
@@ -130,8 +144,8 @@ class PackScan:
             position = found + 1
         return self.size
 
-    def _note(self, start: int, end: int, what: str) -> None:
-        self.damage.append(Damage(start, end, what))
+    def _note(self, start: int, end: int, cause: Cause) -> None:
+        self.damage.append(Damage(start, end, cause))
 
 
 class _Window:
@@ -170,6 +184,11 @@ class _Window:
                 return -1
             offset = after
         return -1
+
+    def is_hole(self, offset: int, end: int) -> bool:
+        """Whether the page at ``offset`` is one of zeros that begins before ``end``."""
+        page = self.at(offset, _PAGE)
+        return offset < end and len(page) == _PAGE and page == _ZEROS
 
     def skip_zeros(self, offset: int) -> int:
         """The first byte from ``offset`` on that is not zero, or the size of the file."""

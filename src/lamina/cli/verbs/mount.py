@@ -156,7 +156,11 @@ directory named or on its property mountpoint; its snapshots are then found in .
 every dataset is a directory, with every snapshot below it.
 
 A process in the background serves the mount until 'lamina umount'. It needs no root: fusermount3 does what a user may
-not.""",
+not.
+
+What a mount has shown stays readable until it is unmounted, even if it is destroyed; its space comes back then. A user
+who may not write to the pool mounts without that: what is destroyed under such a mount cannot be read any more once it
+is freed.""",
     options=(
         Option(
             "o",

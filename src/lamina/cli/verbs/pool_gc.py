@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from lamina.cli.command import JSON, Arguments, Command, Option
@@ -78,13 +79,15 @@ def _print(report: "GcReport", verbose: bool) -> None:
             for what, value in rows:
                 print(f"\t{what:<30}  {value}")
     if report.waiting_for:
-        print(f"{report.name}: {format_size(report.freeing)} {_until(report)}")
+        freeing = format_size(report.freeing)
+        print(f"{report.name}: {freeing} not before {_processes(report.waiting_for)} finished importing")
+    if report.mounted and (verbose or report.dry_run):
+        mounted = format_size(report.mounted)
+        print(f"{report.name}: {mounted} not before what {_processes(report.mounted_by)} mounted is unmounted")
 
 
-def _until(report: "GcReport") -> str:
-    processes = ", ".join(map(str, report.waiting_for))
-    word = "process" if len(report.waiting_for) == 1 else "processes"
-    return f"not before {word} {processes} finished importing"
+def _processes(pids: Sequence[int]) -> str:
+    return f"{'process' if len(pids) == 1 else 'processes'} {', '.join(map(str, pids))}"
 
 
 def _count(number: int, what: str) -> str:
@@ -119,10 +122,9 @@ class _Shown:
             return
         self._waiting = (progress.step, progress.waiting_for)
         self.clear()
-        word = "process" if len(progress.waiting_for) == 1 else "processes"
         what = "collects garbage already" if progress.step == "queueing" else "may be sharing what is left to free"
-        processes = ", ".join(map(str, progress.waiting_for))
-        complain(f"waiting for {word} {processes} in '{self._pool}', which {what}; Ctrl-C leaves the rest for later")
+        processes = _processes(progress.waiting_for)
+        complain(f"waiting for {processes} in '{self._pool}', which {what}; Ctrl-C leaves the rest for later")
 
     def clear(self) -> None:
         """Remove the line."""

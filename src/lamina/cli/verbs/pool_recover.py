@@ -55,7 +55,7 @@ def _print(report: "RecoverReport", dry_run: bool) -> None:
     )
     if report.kept is not None:
         print(f"{name}: what was left of the catalogue is '{printable(str(report.kept))}'")
-    for line in report.lines:
+    for line in (*report.notes, *report.lines):
         complain(f"{name}: {line}")
 
 
@@ -76,7 +76,8 @@ All packs are read, which takes as long as reading them takes. The new catalogue
 its place at the end; until then nothing is changed. What was left of the old one is kept as catalogue.db.damaged-N and
 can be removed once all is well.
 
-What cannot be brought back as it was is said, a line each on standard error. A snapshot of which objects are missing
+What cannot be brought back as it was is said, a line each on standard error, and so is damage that may have cost
+something. A snapshot of which objects are missing
 is restored, and reading what is missing fails; one whose root is lost is left out. Names that were changed by commands
 whose records are lost are as they were before.
 
