@@ -174,7 +174,7 @@ foreground.
 With --repair-from, what is damaged or missing is taken from elsewhere, in the foreground. SOURCE is
 
     another pool                      its name or its directory
-    a pool on another host            [user@]host:POOL, reached with ssh, which runs $LAMINA_REMOTE (lamina) there
+    a pool on another host            [user@]host:POOL, by ssh, running $LAMINA_REMOTE (lamina) there
     the files that were imported      a directory, or a tar archive of them
 
 Whatever comes is proved by its key before it is kept. From files, data is taken by the ranges that the tree tells; tree

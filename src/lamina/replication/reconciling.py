@@ -1,0 +1,148 @@
+"""Bringing names in line with a sender's (``receive -F`` of ``send -R -i``): what was renamed there is renamed here,
+what is gone there goes here.
+
+Datasets are known by the snapshots that they have in common, as in OpenZFS (``recv_incremental_replication``).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lamina.errors import Busy
+from lamina.pool.catalogue import Catalogue, Change, DatasetRow
+from lamina.pool.destroying import carry_out, doom
+from lamina.pool.families import Family, Row
+from lamina.pool.names import check_dataset_name, check_snapshot_name
+from lamina.pool.renaming import missing_above
+from lamina.replication.destination import ReceiveOptions
+from lamina.replication.messages import Begin
+
+if TYPE_CHECKING:
+    from lamina.pool.pool import Pool
+
+Tell = Callable[[str], None]
+
+_TEMPORARY = "lamina-recv"
+"""What something is called while its new name is still another's."""
+
+
+def must_reconcile(begin: Begin, options: ReceiveOptions) -> bool:
+    """Whether a stream brings names in line."""
+    return options.force and begin.package and begin.source is not None
+
+
+def reconcile(
+    pool: "Pool", change: Change, names: Sequence[str], kept: Sequence[Mapping[int, str]], tell: Tell | None
+) -> None:
+    """Rename and destroy inside a change.
+
+    ``names``: those that the datasets of the package have here, that of the one above all first; ``kept``: the
+    snapshots of each at the sender, names by guid. Raises ``Busy``, ``InvalidName``.
+    """
+    _Reconciliation(pool, change, names, kept, tell or (lambda line: None)).run()
+
+
+class _Reconciliation:
+    def __init__(
+        self, pool: "Pool", change: Change, names: Sequence[str], kept: Sequence[Mapping[int, str]], tell: Tell
+    ) -> None:
+        self._pool = pool
+        self._catalogue: Catalogue = pool._catalogue
+        self._change = change
+        self._top = names[0]
+        self._names = names
+        self._kept = kept
+        self._tell = tell
+
+    def run(self) -> None:
+        if self._catalogue.find_dataset(self._top) is None:
+            return
+        matched = self._match()
+        self._rename_datasets(matched)
+        for number, at in matched.items():
+            self._snapshots(self._catalogue.dataset_by_id(number), self._kept[at])
+
+    def _match(self) -> dict[int, int]:
+        """Datasets here, by row, with those of the package that have a snapshot in common with them."""
+        by_guid: dict[int, list[int]] = {}
+        for at, snapshots in enumerate(self._kept):
+            for guid in snapshots:
+                by_guid.setdefault(guid, []).append(at)
+        matched: dict[int, int] = {}
+        taken: set[int] = set()
+        for row in self._catalogue.datasets(self._top):
+            common = [at for one in self._catalogue.snapshots(row.id) for at in by_guid.get(one.guid, ())]
+            same = [at for at in common if self._names[at] == row.name]
+            if row.name == self._top:
+                same = [0]
+            for at in same or [one for one in common if one]:
+                if at not in taken:
+                    matched[row.id] = at
+                    taken.add(at)
+                    break
+        return matched
+
+    # -- datasets -------------------------------------------------------------------------------------------------
+
+    def _rename_datasets(self, matched: Mapping[int, int]) -> None:
+        """Datasets that are called otherwise at the sender move out of the way, what is gone there goes, then they
+        move to their new names."""
+        before = {number: self._catalogue.dataset_by_id(number).name for number in matched}
+        moving = [number for number in matched if before[number] != self._names[matched[number]]]
+        for number in moving:
+            self._rename(number, f"{self._top}/{_TEMPORARY}-{number}")
+        self._destroy([row for row in self._catalogue.datasets(self._top) if row.id not in matched])
+        for number in sorted(moving, key=lambda one: self._names[matched[one]].split("/")):
+            name = self._names[matched[number]]
+            self._tell(f"attempting rename {before[number]} to {name}")
+            for above in missing_above(self._catalogue, name):
+                self._catalogue.add_dataset(self._change, above, {})
+            self._rename(number, name)
+            self._tell("success")
+
+    def _rename(self, number: int, name: str) -> None:
+        old = self._catalogue.dataset_by_id(number).name
+        for row in self._catalogue.datasets(old):
+            moved = name + row.name[len(old) :]
+            check_dataset_name(moved)
+            for snapshot in self._catalogue.snapshots(row.id):
+                check_snapshot_name(f"{moved}@{snapshot.name}")
+        self._pool._check_idle([row.name for row in self._catalogue.datasets(old)])
+        self._catalogue.rename_dataset(self._change, old, name)
+
+    def _destroy(self, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        family = Family(self._catalogue)
+        every = family.closure(rows, clones=False)
+        dependents = family.dependents(every)
+        if dependents:
+            names = "\n".join(family.name(row) for row in dependents)
+            raise Busy(
+                f"cannot receive incremental stream: '{family.name(rows[0])}' is gone at the sender, and has clones "
+                f"here; destroy or promote them first:\n{names}"
+            )
+        doomed = doom(self._catalogue, family, every)
+        self._pool._check_idle(doomed.names)
+        for name in doomed.names:
+            self._tell(f"attempting destroy {name}")
+        carry_out(self._catalogue, self._change, doomed)
+        for _ in doomed.names:
+            self._tell("success")
+
+    # -- snapshots ------------------------------------------------------------------------------------------------
+
+    def _snapshots(self, dataset: DatasetRow, kept: Mapping[int, str]) -> None:
+        rows = self._catalogue.snapshots(dataset.id)
+        if any(row.guid in kept for row in rows):
+            # Of a dataset that has nothing in common none is known to be gone.
+            self._destroy([row for row in rows if row.guid not in kept])
+        moving = [row for row in rows if kept.get(row.guid, row.name) != row.name]
+        for row in moving:
+            self._catalogue.rename_snapshot(self._change, row.id, f"{_TEMPORARY}-{row.id}")
+        for row in moving:
+            name = f"{dataset.name}@{kept[row.guid]}"
+            check_snapshot_name(name)
+            self._tell(f"attempting rename {dataset.name}@{row.name} to {name}")
+            self._pool._check_idle([f"{dataset.name}@{row.name}"])
+            self._catalogue.rename_snapshot(self._change, row.id, kept[row.guid])
+            self._tell("success")
