@@ -110,18 +110,11 @@ def test_a_pool_that_is_nearly_full_says_so(tank: FakePool, run: Run) -> None:
 
 def test_status(tank: FakePool, run: Run) -> None:
     assert (
-        run("pool", "status", "tank").out
-        == """\
-  pool: tank
- state: ONLINE
-config:
-
-	NAME          STATE     READ WRITE CKSUM
-	tank          ONLINE       0     0     0
-	  /data/tank  ONLINE       0     0     0
-
-errors: No known data errors
-"""
+        run("pool", "status", "tank").out == "  pool: tank\n state: ONLINE\nconfig:\n\n"
+        "\tNAME          STATE     READ WRITE CKSUM\n"
+        "\ttank          ONLINE       0     0     0\n"
+        "\t  /data/tank  ONLINE       0     0     0\n"
+        "\nerrors: No known data errors\n"
     )
     assert "\tobjects    1234\n" in run("pool", "status", "-v").out
     assert run("pool", "status", "-x").out == "all pools are healthy\n"

@@ -8,7 +8,8 @@ from typing import Any
 
 from lamina.pool import Pool
 from lamina.store.codec import Coder
-from lamina.store.record import Kind, scan_pack
+from lamina.store.record import Kind
+from lamina.store.scan import PackScan
 
 
 @dataclass
@@ -29,11 +30,10 @@ def records(pool: Pool, before: int | None = None) -> list[dict[str, Any]]:
     coder = Coder()
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((pool.path / "packs").iterdir()):
-        data = path.read_bytes()
-        for record in scan_pack(data, pool.guid) if data else ():
+        for item in PackScan(path).records():  # gc may have made holes in it
+            record = item.record
             if record.kind == Kind.NAMES:
-                payload = data[record.offset : record.offset + record.stored]
-                part = json.loads(coder.decode(record.codec, payload, record.decoded))
+                part = json.loads(coder.decode(record.codec, item.payload, record.decoded))
                 assert (part["v"], part["pool"]) == (2, pool.guid)
                 if before is None or part["txg"] < before:
                     found[record.key.hex()] = part

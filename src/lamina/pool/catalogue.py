@@ -173,14 +173,15 @@ CREATE TRIGGER object_resized AFTER UPDATE OF stored ON object WHEN old.stored <
 END;
 """
 """``tree``: every root that a name may refer to, with its totals and the row numbers of all objects it reaches (a
-serialised 64-bit Roaring bitmap); one that no name refers to any more stays until gc has freed what it alone reached.
-``pin``: a process that reads a root keeps it, named or not. ``bookmark_objects``: what the snapshot of a bookmark held,
-so that a stream can start there. ``partial``: what a receive that was cut has brought (``pool/partials.py``).
-``received_property``: what a stream last said of a dataset's properties, whether it holds or was set otherwise here. ``scan``: the last scrub; sizes in bytes, times in
-seconds. ``snapshot.defer``: it goes with its last hold or clone. ``dataset.follows``: the image snapshot whose tree
-the head is, for a repository of images. ``taken``: logical bytes taken in by the import or snapshot. ``tree.stamp``
-tells the row of a root from one of the same root that was made anew. ``reach``, ``figure``, ``share``: results of
-accounting (``pool/ledger.py``); ``resized``: objects whose sizes have changed since."""
+serialised 64-bit Roaring bitmap); one that no name refers to any more stays until gc has freed what it alone
+reached. ``pin``: a process that reads a root keeps it, named or not. ``bookmark_objects``: what the snapshot of a
+bookmark held, so that a stream can start there. ``partial``: what a receive that was cut has brought
+(``pool/partials.py``). ``received_property``: what a stream last said of a dataset's properties, whether it holds or
+was set otherwise here. ``scan``: the last scrub; sizes in bytes, times in seconds. ``snapshot.defer``: it goes with
+its last hold or clone. ``dataset.follows``: the image snapshot whose tree the head is, for a repository of images.
+``taken``: logical bytes taken in by the import or snapshot. ``tree.stamp`` tells the row of a root from one of the
+same root that was made anew. ``reach``, ``figure``, ``share``: results of accounting (``pool/ledger.py``);
+``resized``: objects whose sizes have changed since."""
 
 
 @dataclass(frozen=True, slots=True)
