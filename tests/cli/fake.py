@@ -49,7 +49,7 @@ class FakePool:
     state: str = "ONLINE"
     errors: int = 0
     freeing: int = 0
-    capacity: int = 0
+    full: int = 0
     counts: tuple[int, int, int] = (0, 0, 0)
     scan: Any = None
     damaged: Sequence[str] = ()
@@ -80,11 +80,14 @@ class FakePool:
             size=4026531840,
             allocated=368640,
             free=4026163200,
-            capacity=self.capacity,
+            capacity=self.full,
             dedupratio=1.0,
             health=self.state,
             freeing=self.freeing,
         )
+
+    def capacity(self) -> int:
+        return self.full
 
     def status(self) -> SimpleNamespace:
         snapshots = sum("@" in name for name in self.nodes)
@@ -102,7 +105,7 @@ class FakePool:
             write_errors=self.counts[1],
             checksum_errors=self.counts[2],
             scan=self.scan,
-            capacity=self.capacity,
+            capacity=self.full,
         )
 
     def damage(self) -> Any:

@@ -34,7 +34,7 @@ total               20    1.95M  1000K    500K  4.00x      1.2
 
 
 def test_a_pool_that_is_nearly_full_is_one_line_after_an_import(tank: FakePool, run: Run) -> None:
-    tank.capacity = 93
+    tank.full = 93
     result = run("image", "import", "-q", "/srv/a", "tank/x@1", "/srv/b", "tank/x@2")
     assert (result.status, result.out) == (0, "")
     assert result.err == "warning: the pool 'tank' is 93% full; 'lamina pool status tank' says what to do\n"

@@ -98,9 +98,9 @@ tank  health    ONLINE  -
 
 
 def test_a_pool_that_is_nearly_full_says_so(tank: FakePool, run: Run) -> None:
-    tank.capacity = 89
+    tank.full = 89
     assert "status:" not in run("pool", "status", "tank").out
-    tank.capacity = 90
+    tank.full = 90
     status, _, action = run("pool", "status", "tank").out.partition("action: ")
     assert "status: The pool is 90% full." in status
     assert action.startswith("Destroy what is not needed")

@@ -101,7 +101,7 @@ def test_a_quota_refuses_and_leaves_no_trace(pool: Pool, library: Library) -> No
     pool.set(["tank/a"], {"quota": str(used(pool, "tank/a") + 20_000)})
     before = traces(pool)
     with pytest.raises(
-        NoSpace, match=r"^cannot import 'tank/a/i@2': the quota of 'tank/a' would be exceeded; raise it"
+        NoSpace, match=r"^cannot import 'tank/a/i@2': the quota of 'tank/a' would be exceeded \([0-9.]+K\); raise it"
     ):
         pool.import_image(library[1].path, "tank/a/i@2")
     assert traces(pool) == before
@@ -174,7 +174,7 @@ def test_an_error_while_naming_leaves_no_trace(pool: Pool, library: Library, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(images_module, "_check_quota", fail)
+        patch.setattr(images_module.Intake, "check_commit", fail)
         with pytest.raises(KeyboardInterrupt):
             pool.import_image(library[3].path, "tank/i@2")
     assert traces(pool) == before

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import PropertyError
+from lamina.pool.limits import LIMITS
 from lamina.pool.properties import (
     PROPERTIES,
     SPACE_COLUMNS,
@@ -316,8 +317,9 @@ def test_the_table_is_sound() -> None:
         assert found.header.isupper() and len(found.header) < 14
         # What can be set has a default that can be typed; what cannot has none.
         assert (found.default is None) == found.readonly
-        if found.default is not None and name != "quota":
-            assert parse_value(name, found.default) == found.default
+        if found.default is not None:
+            typed = "none" if name in LIMITS else found.default
+            assert parse_value(name, typed) == found.default
         assert found.inheritable <= found.settable
         assert name in describe_properties()
     assert default_value("mountpoint") == "none"

@@ -183,7 +183,7 @@ class Accounting:
     def _reckon(self, *, ignore: bool = False) -> Reckoning:
         repaired = bool(resized(self._database))
         names = read_names(self._catalogue)
-        ledger = Ledger(self._database, names.generation, ignore=ignore or repaired)
+        ledger = Ledger(self._database, names.generation, ignore=ignore)
         reckoning = Reckoning(self._database, names, ledger)
         if repaired:
             reckoning.measure_again()
@@ -208,15 +208,19 @@ class Accounting:
                 (*asked, self._catalogue.generation()),
             ):
                 sums[dataset, part] = (stored, decoded)
-        sums |= {key: (one.stored, one.decoded) for key, one in new.figures.items()}
+        for key, one in new.figures.items():
+            sums.pop(key, None)
+            if one is not None:
+                sums[key] = (one.stored, one.decoded)
         wanted = [row[0] for row in rows if numbers is None or row[0] in numbers]
         missing = [number for number in wanted if unique and (number, "unique") not in sums]
         if missing:
             reckoning = self._reckoning()
             missing = [number for number in missing if number in reckoning.names.by_id]
             reckoning.unique_datasets(missing)
-            found = reckoning.ledger.new.figures
-            sums |= {(number, "unique"): (found[number, "unique"].stored, 0) for number in missing}
+            for number in missing:
+                only = reckoning.ledger.new.figures[number, "unique"]
+                sums[number, "unique"] = (only.stored, 0) if only is not None else (0, 0)
             self._save(reckoning)
         trees = new.trees
         return {
@@ -252,8 +256,10 @@ class Accounting:
         if unique:
             missing: dict[int, set[int]] = {}
             for row in rows:
-                if (row[9] is None or not kept) and row[2] is not None and (row[1], row[2]) not in alone:
-                    missing.setdefault(row[1], set()).add(row[2])
+                _, dataset, root, *_, only = row
+                known = kept and only is not None and new.shares.get((dataset, root, "unique"), only) is not None
+                if root is not None and not known and (dataset, root) not in alone:
+                    missing.setdefault(dataset, set()).add(root)
             alone |= self._unique_roots(missing)
         found: dict[int, Figures] = {}
         for number, dataset, root, taken, stored, decoded, data_bytes, files, share, only in rows:

@@ -32,19 +32,17 @@ class Background:
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self._generation = pool._catalogue.generation()
         self._started = float("-inf")
 
     def after_change(self) -> None:
         """Start a collection if there is something to free and nobody is at it."""
         if _is_off():
             return
-        generation = self._pool._catalogue.generation()
+        # What is condemned may have waited for the lease that has just ended.
         marked = self._pool.store.database.query("SELECT 1 FROM object WHERE condemned > 0 LIMIT 1")
-        if generation == self._generation and not marked:
-            return
-        self._generation = generation
-        self.start()
+        if self._pool._catalogue.let_go or marked:
+            self._pool._catalogue.let_go = False
+            self.start()
 
     def start(self) -> None:
         """Start a collection if there is something to free, nobody is at it, and it is not turned off."""

@@ -243,6 +243,8 @@ class Catalogue:
         self.database = database
         self.command: str | None = None
         """What the history says of changes made through this object; None: nothing."""
+        self.let_go = False
+        """Whether a change made through this object took a name from something: gc may have work."""
 
     # -- meta -----------------------------------------------------------------------------------------------------
 
@@ -383,6 +385,10 @@ class Catalogue:
 
     def set_head(self, change: Change, dataset: int, head: int | None, follows: int | None, taken: int) -> None:
         """Move the head of a dataset."""
+        if self.database.query(
+            "SELECT 1 FROM dataset WHERE id = ? AND head IS NOT NULL AND head IS NOT ?", (dataset, head)
+        ):
+            self.let_go = True
         self.database.execute(
             "UPDATE dataset SET head = ?, follows = ?, taken = ? WHERE id = ?", (head, follows, taken, dataset)
         )
@@ -443,6 +449,7 @@ class Catalogue:
                     (dataset,),
                 )
                 self.set_head(change, dataset, *(images[0] if images else (self._origin_root(dataset), None, 0)))
+        self.let_go = self.let_go or bool(gone)
         change.snapshots -= gone
         change.dropped += [("snapshot", number) for number in snapshots]
         change.accounting = change.accounting or bool(gone)
@@ -456,6 +463,7 @@ class Catalogue:
     def drop_dataset(self, change: Change, dataset: int) -> None:
         """Remove a dataset's row; its snapshots are gone before."""
         self.database.execute("DELETE FROM dataset WHERE id = ?", (dataset,))
+        self.let_go = True
         change.datasets.discard(dataset)
         change.dropped.append(("dataset", dataset))
         change.accounting = True

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lamina.errors import AlreadyExists, InvalidName, LaminaError, NotFound
-from lamina.pool.catalogue import Catalogue, DatasetRow, SnapshotRow
+from lamina.pool.catalogue import Catalogue, Change, DatasetRow, SnapshotRow
 from lamina.pool.limits import Guard, check_new
 from lamina.pool.names import check_dataset_name, pool_of_name, snapshot_name_error
 from lamina.pool.properties import parse_properties
@@ -60,23 +60,31 @@ def promote(pool: "Pool", name: str, *, dry_run: bool) -> list[str]:
         return [f"{parent.name}@{row.name}" for row in moving]
     guard = Guard(catalogue, pool._free())
     with pool._writer() as writer, catalogue.change(writer) as change:
-        dataset, parent, origin, moving = _check_promotion(catalogue, name)
-        names = [f"{parent.name}@{row.name}" for row in moving]
-        pool._check_idle(names)
-        catalogue.database.execute_many(
-            "UPDATE snapshot SET dataset = ? WHERE id = ?", [(dataset.id, row.id) for row in moving]
-        )
-        change.snapshots.update(row.id for row in moving)
-        follows_moved = parent.follows in {row.id for row in moving}
-        if follows_moved or (parent.follows is None and parent.head in {row.root for row in moving}):
-            # Its tree is its origin's now, which also counts what was taken in. An image that it followed is no
-            # longer its own: destroyed, it must not take this head along.
-            catalogue.set_head(change, parent.id, parent.head, None, 0)
-        swaps = [(parent.origin, dataset.id), (origin.id, parent.id)]
-        catalogue.database.execute_many("UPDATE dataset SET origin = ? WHERE id = ?", swaps)
-        change.datasets.update((dataset.id, parent.id))
-        change.accounting = True
+        parent = _check_promotion(catalogue, name)[1]
+        names = promote_rows(pool, change, name)
         guard.check([name, parent.name], f"cannot promote '{name}'")
+    return names
+
+
+def promote_rows(pool: "Pool", change: Change, name: str) -> list[str]:
+    """The same inside a change."""
+    catalogue = pool._catalogue
+    dataset, parent, origin, moving = _check_promotion(catalogue, name)
+    names = [f"{parent.name}@{row.name}" for row in moving]
+    pool._check_idle(names)
+    catalogue.database.execute_many(
+        "UPDATE snapshot SET dataset = ? WHERE id = ?", [(dataset.id, row.id) for row in moving]
+    )
+    change.snapshots.update(row.id for row in moving)
+    follows_moved = parent.follows in {row.id for row in moving}
+    if follows_moved or (parent.follows is None and parent.head in {row.root for row in moving}):
+        # Its tree is its origin's now, which also counts what was taken in. An image that it followed is no
+        # longer its own: destroyed, it must not take this head along.
+        catalogue.set_head(change, parent.id, parent.head, None, 0)
+    swaps = [(parent.origin, dataset.id), (origin.id, parent.id)]
+    catalogue.database.execute_many("UPDATE dataset SET origin = ? WHERE id = ?", swaps)
+    change.datasets.update((dataset.id, parent.id))
+    change.accounting = True
     return names
 
 

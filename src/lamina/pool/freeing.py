@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from pyroaring import BitMap64
 
+from lamina.errors import DamagedData
 from lamina.pool.catalogue import Catalogue
 from lamina.store.database import Database
 from lamina.store.record import Kind
 
 _TREES_AT_ONCE = 32
 _BLOCK = 1 << 16
+_ATTEMPTS = 3
 
 _NAMES = "SELECT head FROM dataset WHERE head IS NOT NULL UNION SELECT root FROM snapshot WHERE root IS NOT NULL"
 _NAMED = f"{_NAMES} UNION SELECT root FROM pin"
@@ -40,28 +42,33 @@ def current_txg(catalogue: Catalogue) -> int:
 
 
 def read_reach(catalogue: Catalogue) -> Reach:
-    """What names reach now. The rows are those of one moment: after another process's change they are read anew."""
+    """What names reach now.
+
+    The rows are those of one moment: after another process's change they are read anew. Where names change all the
+    time it gives up on that: ``txg`` is then the moment of the first, so that ``catch_up`` adds what came since.
+    """
     database = catalogue.database
-    while True:
+    for attempt in range(_ATTEMPTS):
         txg = current_txg(catalogue)
         named = {root for (root,) in database.query(_NAMED)}
         roots = [root for (root,) in database.query("SELECT root FROM tree")]
         unnamed = [root for root in roots if root not in named]
         live = _union(database, [root for root in roots if root in named])
-        # What a receive has brought that was cut and is to go on (``receive -s``): no tree reaches it yet.
-        for (objects,) in database.query("SELECT objects FROM partial"):
-            live |= BitMap64.deserialize(objects)
+        live |= _partial(database)
+        live.update(named)
         left = _union(database, unnamed)
         names_from = int(catalogue.meta("names_from") or 0)
-        names = database.query("SELECT id, id >= ? FROM object WHERE kind = ?", (names_from, int(Kind.NAMES)))
+        # The kind is part of the text: an index of these alone is used only then.
+        names = database.query(f"SELECT id, id >= ? FROM object WHERE kind = {int(Kind.NAMES)}", (names_from,))
         live.update(number for number, kept in names if kept)
         left.update(number for number, kept in names if not kept)
-        if current_txg(catalogue) == txg:
-            return Reach(txg, named, live, unnamed, left - live)
+        if current_txg(catalogue) == txg or attempt == _ATTEMPTS - 1:
+            break
+    return Reach(txg, named, live, unnamed, left - live)
 
 
 def catch_up(catalogue: Catalogue, reach: Reach) -> None:
-    """Inside a transaction: count as live what has got a name since; what has lost its name since stays live.
+    """Inside a transaction: count as live what has got a name since, or was received; what lost its name stays live.
 
     A root that had a name all the time, or has it again, reaches the same rows as before: they were live, so nobody
     freed them.
@@ -69,9 +76,17 @@ def catch_up(catalogue: Catalogue, reach: Reach) -> None:
     txg = current_txg(catalogue)
     if txg != reach.txg:
         fresh = {root for (root,) in catalogue.database.query(_NAMED)} - reach.named
-        reach.live |= _union(catalogue.database, sorted(fresh))
+        reach.live |= _union(catalogue.database, sorted(fresh)) | _partial(catalogue.database) | BitMap64(fresh)
         reach.named |= fresh
         reach.txg = txg
+
+
+def _partial(database: Database) -> BitMap64:
+    """What receives have brought that were cut and are to go on (``receive -s``): no tree reaches it yet."""
+    found = BitMap64()
+    for (objects,) in database.query("SELECT objects FROM partial"):
+        found |= _set(objects)
+    return found
 
 
 def _union(database: Database, roots: list[int]) -> BitMap64:
@@ -81,8 +96,18 @@ def _union(database: Database, roots: list[int]) -> BitMap64:
         some = roots[start : start + _TREES_AT_ONCE]
         marks = ",".join("?" * len(some))
         for (objects,) in database.query(f"SELECT objects FROM tree WHERE root IN ({marks})", some):
-            found |= BitMap64.deserialize(objects)
+            found |= _set(objects)
     return found
+
+
+def _set(objects: bytes) -> BitMap64:
+    try:
+        return BitMap64.deserialize(objects)
+    except ValueError:
+        raise DamagedData(
+            "the catalogue is damaged: what a tree reaches cannot be told, so nothing is freed; run "
+            "'lamina pool check', then 'lamina pool recover'"
+        ) from None
 
 
 def name_records(catalogue: Catalogue) -> BitMap64:

@@ -1,9 +1,13 @@
 """How a pool is: what the last scrub found, what is damaged, which errors were seen."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
+from lamina.errors import DamagedData
+from lamina.pool.accounting import Accounting
+from lamina.pool.files import CATALOGUE
 from lamina.pool.freeing import freeing
-from lamina.pool.reports import PoolStatus, ScanStatus
+from lamina.pool.reports import PoolSpace, PoolStatus, ScanStatus
 from lamina.pool.scrubs import SCANNING, Scrubs
 
 if TYPE_CHECKING:
@@ -15,6 +19,36 @@ ONLINE, DEGRADED = "ONLINE", "DEGRADED"
 def health(pool: "Pool") -> str:
     """``DEGRADED`` where something is known to be damaged that could not be repaired."""
     return DEGRADED if Scrubs(pool._catalogue, pool.path).damaged() else ONLINE
+
+
+def space(pool: "Pool") -> PoolSpace:
+    """See ``Pool.space``."""
+    taken, free = _allocated(pool), pool._free()
+    root = pool._catalogue.dataset(pool.name).id
+    dedup = Accounting(pool._catalogue).datasets([root])[root].dedupratio()
+    return PoolSpace(taken + free, taken, free, _percent(taken, free), dedup, health(pool), freeing(pool._catalogue))
+
+
+def capacity(pool: "Pool") -> int:
+    """See ``Pool.capacity``."""
+    return _percent(_allocated(pool), pool._free())
+
+
+def _percent(taken: int, free: int) -> int:
+    return taken * 100 // max(taken + free, 1)
+
+
+def _allocated(pool: "Pool") -> int:
+    """Bytes of disk that the packs and the catalogue take."""
+    allocated = 0
+    backend = pool.store.backend
+    for name in backend.list():
+        with contextlib.suppress(DamagedData):  # others remove packs
+            allocated += backend.allocated(name)
+    for path in pool.path.glob(CATALOGUE + "*"):
+        with contextlib.suppress(OSError):  # and logs
+            allocated += pool.store.database.disk.stat(path).st_blocks * 512
+    return allocated
 
 
 def pool_status(pool: "Pool") -> PoolStatus:
@@ -40,7 +74,7 @@ def pool_status(pool: "Pool") -> PoolStatus:
         write_errors=counts.write,
         checksum_errors=counts.checksum,
         scan=scan_status(pool),
-        capacity=pool.space().capacity,
+        capacity=capacity(pool),
     )
 
 

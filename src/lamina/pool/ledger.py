@@ -16,11 +16,13 @@ from pyroaring import BitMap64
 
 from lamina.errors import LaminaError
 from lamina.pool.reach import Overtaken
-from lamina.pool.sums import Sum
+from lamina.pool.sums import Sizes, Sum
 from lamina.store.database import Database
 
 PARTS = ("dataset", "children", "snapshots", "head")
 """Sums of a dataset: H-O, C-H, S-H-C, and of what only the head reaches, H-S-O."""
+
+_ALL_PARTS = (*PARTS, "unique")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,13 @@ class ReachSets:
 class Changes:
     """What was computed and is not kept yet.
 
-    ``trees``: sums of roots that were wrong; ``resized``: the objects, with their sizes, that made them wrong.
+    None is a sum to forget. ``trees``: sums of roots that were wrong; ``resized``: the objects, with their sizes, that
+    made them wrong.
     """
 
     reaches: dict[int, Reach] = field(default_factory=dict)
     sets: dict[int, ReachSets] = field(default_factory=dict)
-    figures: dict[tuple[int, str], Sum] = field(default_factory=dict)
+    figures: dict[tuple[int, str], Sum | None] = field(default_factory=dict)
     shares: dict[tuple[int, int, str], Sum | None] = field(default_factory=dict)
     trees: dict[int | None, tuple[int, int]] = field(default_factory=dict)
     resized: list[tuple[int, int]] = field(default_factory=list)
@@ -97,20 +100,40 @@ class Ledger:
         return ReachSets(*(BitMap64() if blob is None else BitMap64.deserialize(blob) for blob in rows[0]))
 
     def figures(self, dataset: int) -> dict[str, Sum]:
-        """Kept sums of a dataset, by part."""
-        if self.ignores:
-            return {}
-        rows = self._database.query("SELECT part, stored, decoded, objects FROM figure WHERE dataset = ?", (dataset,))
-        return {part: _sum(*rest) for part, *rest in rows}
+        """Known sums of a dataset, by part."""
+        found: dict[str, Sum | None] = {}
+        if not self.ignores:
+            rows = self._database.query(
+                "SELECT part, stored, decoded, objects FROM figure WHERE dataset = ?", (dataset,)
+            )
+            found = {part: _sum(*rest) for part, *rest in rows}
+        found |= {part: self.new.figures[dataset, part] for part in _ALL_PARTS if (dataset, part) in self.new.figures}
+        return {part: one for part, one in found.items() if one is not None}
 
     def shares(self, dataset: int) -> dict[tuple[int, str], Sum]:
-        """Kept sums of the roots of a dataset, by root and part."""
+        """Known sums of the roots of a dataset, by root and part."""
         if self.ignores:
             return {}
         rows = self._database.query(
             "SELECT root, part, stored, decoded, objects FROM share WHERE dataset = ?", (dataset,)
         )
-        return {(root, part): _sum(*rest) for root, part, *rest in rows}
+        found: dict[tuple[int, str], Sum | None] = {(root, part): _sum(*rest) for root, part, *rest in rows}
+        for root, part in found:
+            found[root, part] = self.new.shares.get((dataset, root, part), found[root, part])
+        return {key: one for key, one in found.items() if one is not None}
+
+    def measure_again(self, changed: BitMap64, sizes: Sizes) -> None:
+        """Make sums anew over sets that hold one of these objects, whose sizes have changed."""
+        for (dataset,) in self._database.query("SELECT DISTINCT dataset FROM figure"):
+            for part, one in self.figures(dataset).items():
+                if one.objects is not None and one.objects.intersect(changed):
+                    again = None if part == "unique" else Sum(*sizes.sums(one.objects), one.objects)
+                    self.new.figures[dataset, part] = again
+        for (dataset,) in self._database.query("SELECT DISTINCT dataset FROM share"):
+            for (root, part), one in self.shares(dataset).items():
+                if one.objects is not None and one.objects.intersect(changed):
+                    again = None if part == "unique" else Sum(*sizes.sums(one.objects), one.objects)
+                    self.new.shares[dataset, root, part] = again
 
     # -- keeping --------------------------------------------------------------------------------------------------
 
@@ -169,9 +192,13 @@ class Ledger:
             ],
         )
         database.execute_many(
+            "DELETE FROM figure WHERE dataset = ? AND part = ?",
+            [key for key, one in new.figures.items() if one is None],
+        )
+        database.execute_many(
             "INSERT OR REPLACE INTO figure(dataset, part, generation, stored, decoded, objects) "
             "VALUES (?, ?, ?, ?, ?, ?)",
-            ((number, part, self.generation, *_row(one)) for (number, part), one in new.figures.items()),
+            ((*key, self.generation, *_row(one)) for key, one in new.figures.items() if one is not None),
         )
         database.execute_many(
             "DELETE FROM share WHERE dataset = ? AND root = ? AND part = ?",

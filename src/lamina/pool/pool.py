@@ -20,7 +20,6 @@ from lamina.pool import files, limits, registry
 from lamina.pool.accounting import Accounting
 from lamina.pool.catalogue import Catalogue
 from lamina.pool.empty import empty_tree
-from lamina.pool.freeing import freeing
 from lamina.pool.lineage import Lineage
 from lamina.pool.listing import find_entry, list_entries
 from lamina.pool.names import check_dataset_name, check_name, pool_of_name, printable
@@ -124,20 +123,15 @@ class Pool(Lineage):
 
     def space(self) -> PoolSpace:
         """Size, allocated and free bytes of the pool; its size is what it has and what the disk still gives."""
-        allocated = 0
-        for name in self._backend.list():
-            with contextlib.suppress(DamagedData):  # others remove packs
-                allocated += self._backend.allocated(name)
-        for path in self.path.glob(files.CATALOGUE + "*"):
-            with contextlib.suppress(OSError):  # and logs
-                allocated += self._database.disk.stat(path).st_blocks * 512
-        free = self._free()
-        root = self._catalogue.dataset(self.name).id
-        dedup = Accounting(self._catalogue).datasets([root])[root].dedupratio()
-        capacity = allocated * 100 // max(allocated + free, 1)
-        from lamina.pool.health import health
+        from lamina.pool.health import space
 
-        return PoolSpace(allocated + free, allocated, free, capacity, dedup, health(self), freeing(self._catalogue))
+        return space(self)
+
+    def capacity(self) -> int:
+        """Percent of the pool's size that is taken, CAP; quicker than ``space``."""
+        from lamina.pool.health import capacity
+
+        return capacity(self)
 
     def status(self) -> PoolStatus:
         """What the pool holds and how it is. ``errors`` is what scrub found; without a scrub none are known."""

@@ -7,7 +7,7 @@ from pyroaring import BitMap64
 
 from lamina.pool.catalogue import DatasetRow
 from lamina.pool.ledger import Ledger, Reach, ReachSets, resized
-from lamina.pool.reach import Names, Sets
+from lamina.pool.reach import Names, Overtaken, Sets
 from lamina.pool.sums import NOTHING, Sizes, Sum
 from lamina.store.database import Database
 
@@ -45,15 +45,11 @@ class Reckoning:
                 self._sum_dataset(row, known is None or known.own != own)
 
     def measure_again(self) -> None:
-        """Take note of objects whose sizes have changed: sums of trees that hold them are made anew.
-
-        For a ledger that ignores what was kept: its sums may hold them too.
-        """
+        """Take note of objects whose sizes have changed: sums over sets that hold them are made anew."""
         self.ledger.new.resized = resized(self._database)
         changed = BitMap64([number for number, _ in self.ledger.new.resized])
-        named = {root for some in self.names.roots.values() for root in some}
-        named.update(row.head for row in self.names.datasets if row.head is not None)
-        for root, objects in self._sets.trees(named):
+        self.ledger.measure_again(changed, self._sizes)
+        for root, objects in self._sets.trees(self.names.trees):
             if changed.intersect(objects):
                 stored, decoded = self.ledger.new.trees[root] = self._sizes.sums(objects)
                 self.names.trees[root] = replace(self.names.trees[root], stored=stored, decoded=decoded)
@@ -81,7 +77,7 @@ class Reckoning:
         ):
             if part == "dataset" and not base and row.head is not None:
                 tree = self.names.tree(row.head)
-                self._put(row.id, part, Sum(tree.stored, tree.decoded), known)
+                self._put(row.id, part, Sum(tree.stored, tree.decoded, head), known)
             else:
                 self._put(row.id, part, self._sizes.sum(objects, known.get(part)), known)
         if changed:
@@ -122,6 +118,8 @@ class Reckoning:
     def unique_roots(self, dataset: int, wanted: Collection[int]) -> None:
         """What no other snapshot and no other dataset reaches, of each of these roots of a dataset."""
         held = self.names.held(dataset)
+        if not held.keys() >= set(wanted):
+            raise Overtaken
         known = self.ledger.shares(dataset)
         shares = self.ledger.new.shares
         alone = [root for root in wanted if held[root] == 1]

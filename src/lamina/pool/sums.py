@@ -13,13 +13,11 @@ from lamina.store.database import Database
 _SHORT = 6
 """A run of fewer rows is asked for row by row: a query costs about as much as so many of them."""
 _BATCH = 400
-_KEPT = 256
-"""Objects above which a sum keeps its set: below, summing all is as quick as finding the difference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Stored and decoded bytes of a set of objects; ``objects`` is the set itself where it is large."""
+    """Stored and decoded bytes of a set of objects, with the set itself; None is the empty one."""
 
     stored: int = 0
     decoded: int = 0
@@ -54,7 +52,7 @@ class Sizes:
                 if found == len(lost):  # else gc has deleted some of them already
                     return Sum(known.stored + more - less, known.decoded + more_decoded - less_decoded, objects)
         stored, decoded = self.sums(objects)
-        return Sum(stored, decoded, objects if len(objects) > _KEPT else None)
+        return Sum(stored, decoded, objects)
 
     def _measure(self, objects: BitMap64) -> tuple[int, int, int]:
         """(rows found, stored, decoded)."""

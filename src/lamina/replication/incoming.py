@@ -4,6 +4,7 @@ The thread that reads the stream hands groups of objects to others, which decode
 order in which they came: what is in the pool is then always a beginning of what was sent.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,11 +147,9 @@ class Intaking:
     def settle(self) -> None:
         """Take all that comes before the first object that is damaged: nothing is raised for it."""
         self._check = _nothing
-        try:
+        with contextlib.suppress(StreamError):
             self._hand_out()
             self.drain()
-        except StreamError:
-            self._groups.clear()
 
     def _hand_out(self) -> None:
         if not self._some:
@@ -177,7 +176,13 @@ class Intaking:
         group = self._groups.popleft()
         self._in_flight -= group.size
         if group.task is not None:
-            objects: list[Encoded] = group.task.result()
+            try:
+                objects: list[Encoded] = group.task.result()
+            except BaseException:
+                # What comes after it must not be taken for all that came.
+                self._groups.clear()
+                self._some, self._size = [], 0
+                raise
             if self._writer is not None:
                 self._writer.append(objects)
         self.kept += group.count

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import Busy
 from lamina.pool.catalogue import Catalogue, Change, DatasetRow
+from lamina.pool.clones import promote_rows
 from lamina.pool.destroying import carry_out, doom
 from lamina.pool.families import Family, Row
 from lamina.pool.names import check_dataset_name, check_snapshot_name
@@ -57,6 +58,7 @@ class _Reconciliation:
         if self._catalogue.find_dataset(self._top) is None:
             return
         matched = self._match()
+        self._promote(matched)
         self._rename_datasets(matched)
         for number, at in matched.items():
             self._snapshots(self._catalogue.dataset_by_id(number), self._kept[at])
@@ -67,19 +69,35 @@ class _Reconciliation:
         for at, snapshots in enumerate(self._kept):
             for guid in snapshots:
                 by_guid.setdefault(guid, []).append(at)
-        matched: dict[int, int] = {}
-        taken: set[int] = set()
-        for row in self._catalogue.datasets(self._top):
-            common = [at for one in self._catalogue.snapshots(row.id) for at in by_guid.get(one.guid, ())]
-            same = [at for at in common if self._names[at] == row.name]
-            if row.name == self._top:
-                same = [0]
-            for at in same or [one for one in common if one]:
-                if at not in taken:
-                    matched[row.id] = at
-                    taken.add(at)
-                    break
+        rows = self._catalogue.datasets(self._top)
+        common = {
+            row.id: [at for one in self._catalogue.snapshots(row.id) for at in by_guid.get(one.guid, ())]
+            for row in rows
+        }
+        matched = {
+            row.id: next(at for at in common[row.id] if self._names[at] == row.name)
+            for row in rows
+            if any(self._names[at] == row.name for at in common[row.id])
+        }
+        matched.setdefault(rows[0].id, 0)
+        for row in rows:
+            left = [at for at in common[row.id] if at not in matched.values()]
+            if row.id not in matched and left:
+                matched[row.id] = left[0]
         return matched
+
+    def _promote(self, matched: Mapping[int, int]) -> None:
+        """What was promoted at the sender: a clone here whose origin is among the clone's own snapshots there."""
+        promoted = True
+        while promoted:
+            promoted = False
+            for number, at in matched.items():
+                row = self._catalogue.dataset_by_id(number)
+                if row.origin is None or self._catalogue.snapshot_by_id(row.origin).guid not in self._kept[at]:
+                    continue
+                self._tell(f"promoting {row.name}")
+                promote_rows(self._pool, self._change, row.name)
+                promoted = True
 
     # -- datasets -------------------------------------------------------------------------------------------------
 

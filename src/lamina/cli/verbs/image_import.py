@@ -75,7 +75,7 @@ def _warn_of_full(names: set[str]) -> None:
 
     for name in sorted(names):
         with pool_of(name) as pool:
-            capacity = pool.space().capacity
+            capacity = pool.capacity()
         if capacity >= NEAR_FULL:
             complain(f"warning: the pool '{name}' is {capacity}% full; 'lamina pool status {name}' says what to do")
 

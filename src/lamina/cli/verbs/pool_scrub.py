@@ -173,9 +173,9 @@ foreground.
 
 With --repair-from, what is damaged or missing is taken from elsewhere, in the foreground. SOURCE is
 
-    another pool                      its name or its directory
-    a pool on another host            [user@]host:POOL, by ssh, running $LAMINA_REMOTE (lamina) there
-    the files that were imported      a directory, or a tar archive of them
+    another pool                    its name or its directory
+    a pool on another host          [user@]host:POOL; ssh runs $LAMINA_REMOTE (lamina) there
+    the files that were imported    a directory, or a tar archive of them
 
 Whatever comes is proved by its key before it is kept. From files, data is taken by the ranges that the tree tells; tree
 nodes need the files unchanged in all their times and numbers, since they are made by importing once more. Where no
