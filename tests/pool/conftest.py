@@ -46,3 +46,20 @@ def filled(template: Path, place: Path) -> Iterator[Pool]:
     """A pool with a few names: see ``fill``."""
     with copied(template, place / "tank") as pool:
         yield pool
+
+
+@pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs of 200 kB, and what counts as waste and as small in proportion."""
+    target = 200_000
+    monkeypatch.setattr("lamina.store.writer.PACK_TARGET", target)
+    monkeypatch.setattr("lamina.store.writer._FLUSH_ROWS", 8)
+    monkeypatch.setattr("lamina.store.compaction.Compactor.__init__.__defaults__", ((), target))
+    monkeypatch.setattr("lamina.pool.gc._LEAST_WASTE", 8192)
+    monkeypatch.setattr("lamina.pool.gc._SMALL", target // 8)
+
+
+@pytest.fixture
+def no_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has no holes."""
+    monkeypatch.setattr("lamina.store.backend.LocalBackend.punch", lambda *_: False)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import InvalidName
+from lamina.pool import names
 from lamina.pool.names import (
     MAX_NAME_LENGTH,
     MAX_POOL_NAME_LENGTH,
@@ -198,3 +199,12 @@ def test_printable_examples() -> None:
     assert printable("evil\u202etxt") == "evil\\u202etxt"
     assert printable("a\\b") == "a\\b"
     assert printable("a\\b", backslash=True) == "a\\\\b"
+
+
+@given(st.text(alphabet="ab./@# %é:-", max_size=12))
+def test_what_is_plainly_right_is_right(name: str) -> None:
+    """The quick look refuses nothing and lets nothing wrong pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        quick = names._is_plain(name)
+        patch.setattr(names, "_is_plain", lambda _: False)
+        assert not quick or names._entity_error(name) is None

@@ -314,10 +314,14 @@ class Accounting:
 
     def _lasting(self, dataset: int, into: int | None) -> tuple[BitMap64, int]:
         reckoning = self._reckon()
+        row = reckoning.names.by_id.get(dataset)
+        if row is None:  # destroyed meanwhile
+            return BitMap64(), 0
         counted = reckoning.ledger.sets(dataset).all()
-        if into is not None and reckoning.names.by_id[into].follows is None:
-            counted = counted - (reckoning.tree(reckoning.names.by_id[into].head) & reckoning.ledger.sets(into).once)
-        base = reckoning.tree(reckoning.names.origin(reckoning.names.by_id[dataset]))
+        head = reckoning.names.by_id.get(into) if into is not None else None
+        if head is not None and head.follows is None:
+            counted = counted - (reckoning.tree(head.head) & reckoning.ledger.sets(head.id).once)
+        base = reckoning.tree(reckoning.names.origin(row))
         return counted | base, Sizes(self._database).sums(counted - base)[0]
 
     def _reclaim(self, doomed: Collection[str]) -> int:

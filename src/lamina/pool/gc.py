@@ -180,6 +180,7 @@ class _Collection:
         """Collect until nothing is left to free, or what is left is not given free before ``until``."""
         waiting: list[int] = []
         try:
+            self._refresh()  # sums let go of what goes by its sizes: quick as long as its rows are there
             rounds, counted = 0, False
             while rounds < _MOST_ROUNDS:
                 self._mark(full)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pyroaring import BitMap64
 
 from lamina.errors import LaminaError
-from lamina.pool.reach import Overtaken
+from lamina.pool.reach import Overtaken, set_of
 from lamina.pool.sums import Sizes, Sum
 from lamina.store.database import Database
 
@@ -97,7 +97,7 @@ class Ledger:
         )
         if not rows:
             raise Overtaken
-        return ReachSets(*(BitMap64() if blob is None else BitMap64.deserialize(blob) for blob in rows[0]))
+        return ReachSets(*(BitMap64() if blob is None else set_of(blob) for blob in rows[0]))
 
     def figures(self, dataset: int) -> dict[str, Sum]:
         """Known sums of a dataset, by part."""
@@ -235,7 +235,7 @@ def _all(sets: ReachSets) -> tuple[BitMap64, BitMap64, BitMap64]:
 
 
 def _sum(stored: int, decoded: int, objects: bytes | None) -> Sum:
-    return Sum(stored, decoded, None if objects is None else BitMap64.deserialize(objects))
+    return Sum(stored, decoded, None if objects is None else set_of(objects))
 
 
 def _row(one: Sum) -> tuple[int, int, bytes | None]:

@@ -10,7 +10,6 @@ from lamina.errors import (
     AccessDenied,
     AlreadyExists,
     Busy,
-    DamagedData,
     LaminaError,
     NotFound,
     PropertyError,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import xxhash
 from pyroaring import BitMap64
 
+from lamina.errors import DamagedData
 from lamina.pool.catalogue import Catalogue, DatasetRow
 from lamina.pool.names import parent_of
 from lamina.store.database import Database
@@ -142,6 +143,17 @@ def _read_names(catalogue: Catalogue, generation: int) -> Names | None:
         return None
 
 
+def set_of(objects: bytes) -> BitMap64:
+    """A set as it is kept. Raises ``DamagedData``."""
+    try:
+        return BitMap64.deserialize(objects)
+    except ValueError:
+        raise DamagedData(
+            "the catalogue is damaged: what a tree reaches cannot be told; run 'lamina pool check', then "
+            "'lamina pool recover'"
+        ) from None
+
+
 class Sets:
     """The sets of objects behind roots."""
 
@@ -167,7 +179,7 @@ class Sets:
             for root, stamp, objects in rows:
                 if stamp != self._names.tree(root).stamp:
                     raise Overtaken
-                yield root, BitMap64.deserialize(objects)
+                yield root, set_of(objects)
 
     def union(self, roots: Iterable[int]) -> BitMap64:
         """What any of the roots reaches."""

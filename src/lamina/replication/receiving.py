@@ -54,7 +54,8 @@ Tell = Callable[[str], None]
 class ReceiveReport:
     """What was received: full names of snapshots in the order they came, bytes of the stream, stored bytes of objects.
 
-    ``there``: snapshots that were there already; ``warnings``: what was not taken over.
+    ``there``: snapshots that were there already; ``warnings``: what was not taken over; ``left``: lines about what is
+    gone at the sender and had to stay.
     """
 
     names: list[str] = field(default_factory=list)
@@ -63,6 +64,7 @@ class ReceiveReport:
     stored: int = 0
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
 
 def receive_stream(
@@ -331,7 +333,9 @@ class _Receiver:
 
     def _reconcile(self, change: Change, *, tell: bool) -> None:
         names = [self._destination.dataset_name(sent) for sent in self._contents.datasets]
-        reconcile(self._pool, change, names, self._contents.kept, self._tell if tell else None)
+        left = reconcile(self._pool, change, names, self._contents, self._tell if tell else None)
+        if tell:
+            self._report.left = left
 
     def _finish_datasets(self) -> None:
         """What a package says of datasets without new snapshots, and of names, where no snapshot came."""

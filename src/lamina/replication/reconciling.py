@@ -7,14 +7,14 @@ Datasets are known by the snapshots that they have in common, as in OpenZFS (``r
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lamina.errors import Busy
-from lamina.pool.catalogue import Catalogue, Change, DatasetRow
+from lamina.pool.catalogue import Catalogue, Change, DatasetRow, SnapshotRow
 from lamina.pool.clones import promote_rows
 from lamina.pool.destroying import carry_out, doom
 from lamina.pool.families import Family, Row
 from lamina.pool.names import check_dataset_name, check_snapshot_name
 from lamina.pool.renaming import missing_above
 from lamina.replication.destination import ReceiveOptions
+from lamina.replication.grammar import Contents
 from lamina.replication.messages import Begin
 
 if TYPE_CHECKING:
@@ -31,37 +31,37 @@ def must_reconcile(begin: Begin, options: ReceiveOptions) -> bool:
     return options.force and begin.package and begin.source is not None
 
 
-def reconcile(
-    pool: "Pool", change: Change, names: Sequence[str], kept: Sequence[Mapping[int, str]], tell: Tell | None
-) -> None:
-    """Rename and destroy inside a change.
+def reconcile(pool: "Pool", change: Change, names: Sequence[str], contents: Contents, tell: Tell | None) -> list[str]:
+    """Promote, rename and destroy inside a change; returns lines about what had to stay.
 
-    ``names``: those that the datasets of the package have here, that of the one above all first; ``kept``: the
-    snapshots of each at the sender, names by guid. Raises ``Busy``, ``InvalidName``.
+    ``names``: those that the datasets of the package have here, that of the one above all first. Raises ``Busy``,
+    ``InvalidName``.
     """
-    _Reconciliation(pool, change, names, kept, tell or (lambda line: None)).run()
+    return _Reconciliation(pool, change, names, contents, tell or (lambda line: None)).run()
 
 
 class _Reconciliation:
-    def __init__(
-        self, pool: "Pool", change: Change, names: Sequence[str], kept: Sequence[Mapping[int, str]], tell: Tell
-    ) -> None:
+    def __init__(self, pool: "Pool", change: Change, names: Sequence[str], contents: Contents, tell: Tell) -> None:
         self._pool = pool
         self._catalogue: Catalogue = pool._catalogue
         self._change = change
         self._top = names[0]
         self._names = names
-        self._kept = kept
+        self._kept = contents.kept
+        """Snapshots of each dataset at the sender, names by guid."""
+        self._origins = [sent.origin for sent in contents.datasets]
         self._tell = tell
+        self._left: list[str] = []
 
-    def run(self) -> None:
+    def run(self) -> list[str]:
         if self._catalogue.find_dataset(self._top) is None:
-            return
+            return []
         matched = self._match()
         self._promote(matched)
         self._rename_datasets(matched)
         for number, at in matched.items():
             self._snapshots(self._catalogue.dataset_by_id(number), self._kept[at])
+        return self._left
 
     def _match(self) -> dict[int, int]:
         """Datasets here, by row, with those of the package that have a snapshot in common with them."""
@@ -86,8 +86,23 @@ class _Reconciliation:
                 matched[row.id] = left[0]
         return matched
 
-    def _promote(self, matched: Mapping[int, int]) -> None:
-        """What was promoted at the sender: a clone here whose origin is among the clone's own snapshots there."""
+    def _promote(self, matched: dict[int, int]) -> None:
+        """What was promoted at the sender: a clone here whose origin is among the clone's own snapshots there.
+
+        A clone that is not known here and has taken a dataset's snapshots over is made, and promoted.
+        """
+        for number, at in list(matched.items()):
+            origin = self._origins[at]
+            if origin is None or origin.guid in self._kept[at]:
+                continue
+            own = next((one for one in self._catalogue.snapshots(number) if one.guid == origin.guid), None)
+            owner = next((one for one, kept in enumerate(self._kept) if origin.guid in kept), None)
+            if own is not None and owner is not None and owner not in matched.values():
+                name = f"{self._top}/{_TEMPORARY}-of-{number}"
+                made = self._catalogue.add_dataset(self._change, name, {})
+                self._catalogue.database.execute("UPDATE dataset SET origin = ? WHERE id = ?", (own.id, made))
+                self._catalogue.set_head(self._change, made, own.root, None, 0)
+                matched[made] = owner
         promoted = True
         while promoted:
             promoted = False
@@ -128,24 +143,41 @@ class _Reconciliation:
         self._catalogue.rename_dataset(self._change, old, name)
 
     def _destroy(self, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
+        """Destroy what is gone at the sender, but for what is held here, or has clones that stay."""
         family = Family(self._catalogue)
-        every = family.closure(rows, clones=False)
-        dependents = family.dependents(every)
-        if dependents:
-            names = "\n".join(family.name(row) for row in dependents)
-            raise Busy(
-                f"cannot receive incremental stream: '{family.name(rows[0])}' is gone at the sender, and has clones "
-                f"here; destroy or promote them first:\n{names}"
-            )
-        doomed = doom(self._catalogue, family, every)
+        held = {number for (number,) in self._catalogue.database.query("SELECT DISTINCT snapshot FROM hold")}
+        going = list(rows)
+        staying = True
+        while staying and going:
+            every = family.closure(going, clones=False)
+            within = {(type(row), row.id) for row in every}
+            staying = False
+            for row in going.copy():
+                reason = self._in_the_way(family, row, held, within)
+                if reason is not None:
+                    going.remove(row)
+                    self._left.append(f"'{family.name(row)}' is gone at the sender and stays here: {reason}")
+                    staying = True
+        if not going:
+            return
+        doomed = doom(self._catalogue, family, family.closure(going, clones=False))
         self._pool._check_idle(doomed.names)
         for name in doomed.names:
             self._tell(f"attempting destroy {name}")
         carry_out(self._catalogue, self._change, doomed)
         for _ in doomed.names:
             self._tell("success")
+
+    def _in_the_way(self, family: Family, row: Row, held: set[int], within: set[tuple[type[Row], int]]) -> str | None:
+        """Why a dataset or snapshot cannot go."""
+        below = family.closure([row], clones=False)
+        for one in below:
+            if isinstance(one, SnapshotRow) and one.id in held:
+                return f"'{family.name(one)}' is held"
+        for one in family.dependents(below):
+            if (type(one), one.id) not in within:
+                return f"'{family.name(one)}' depends on it"
+        return None
 
     # -- snapshots ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import xxhash
 
-from lamina.errors import DamagedData, LaminaError
+from lamina.errors import AccessDenied, DamagedData, LaminaError
 from lamina.store.database import DAMAGED, Database
 from lamina.store.objects import ObjectStore, signed
 from lamina.store.packs import OpenPack, take_pack
@@ -97,7 +97,7 @@ class Compactor:
     def _copy(self, source: int, record: _Record, elsewhere: set[int]) -> None:
         try:
             payload = self._store.backend.read(pack_name(source), record.offset, record.stored)
-        except DamagedData:
+        except (DamagedData, AccessDenied):
             return
         if signed(xxhash.xxh3_64_intdigest(payload)) != record.checksum:
             return

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from lamina.errors import DamagedData, LaminaError, NoSpace
+from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace
 from lamina.store.backend import Backend
 from lamina.store.database import Database
 from lamina.store.record import PACK_HEADER, RECORD_HEADER, pack_name, pack_number
@@ -133,8 +133,8 @@ class PackSpace:
             if not free:
                 return use
             size = self._database.query("SELECT size FROM pack WHERE id = ?", (use.number,))[0][0]
-            # Without room for what the file system notes of holes there are none this time.
-            with contextlib.suppress(NoSpace):
+            # Without room for what the file system notes of holes, or in another user's file, there are none this time.
+            with contextlib.suppress(NoSpace, AccessDenied):
                 if self._backend.size(name) > size:
                     self._backend.append_to(name, size).close()
                 for start, end in dead_ranges(occupied(self._database, use.number), size):

@@ -108,7 +108,9 @@ def _receive(pool: "Pool", name: str, options: "ReceiveOptions", verbose: bool) 
         bar.clear()
     for warning in report.warnings:
         complain(f"warning: {warning}")
-    return 0
+    for line in report.left:
+        complain(line)
+    return 1 if report.left else 0
 
 
 def _source() -> Any:
@@ -164,6 +166,9 @@ streams of send -R and -p; one that was set here stays as it is. Quotas and rese
         ("Is a backup whole?", "lamina receive -nv tank/none < tank-monday.lamina"),
         ("Give up a stream that was cut", "lamina receive -A backup/images"),
     ),
+    exit_status="0  All is received.\n"
+    "1  It is not, or with -F something had to stay that is gone at the sender;\n"
+    "   a line on standard error says why.\n2  Wrong usage.",
     run=run,
     operands="dataset",
     shows_properties=True,
