@@ -117,9 +117,7 @@ def _keep_objects(catalogue: Catalogue, bookmark: int, source: SnapshotRow | Boo
         rows = catalogue.database.query("SELECT objects FROM bookmark_objects WHERE bookmark = ?", (source.id,))
         blob = rows[0][0] if rows else None
     if blob is not None:
-        catalogue.database.execute(
-            "INSERT INTO bookmark_objects(bookmark, objects) VALUES (?, ?)", (bookmark, blob)
-        )
+        catalogue.database.execute("INSERT INTO bookmark_objects(bookmark, objects) VALUES (?, ?)", (bookmark, blob))
 
 
 def _descends(catalogue: Catalogue, dataset: int, source: SnapshotRow | BookmarkRow) -> bool:
