@@ -296,10 +296,18 @@ def test_user_who_is_not_root(tmp_path_factory: pytest.TempPathFactory) -> None:
         shutil.rmtree(base)
 
 
+def children_of_this_process() -> set[str]:
+    """Process numbers, those that ended and were not waited for included (proc(5))."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        found.update((task / "children").read_text().split())
+    return found
+
+
 def test_mounting_leaves_nothing_behind_in_the_caller(mounter: Mounter) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before, children = set(os.listdir("/proc/self/fd")), children_of_this_process()
+    threads = threading.active_count()
     mounter(simple())
     assert set(os.listdir("/proc/self/fd")) == before
-    assert threading.active_count() == 1
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert threading.active_count() <= threads
+    assert children_of_this_process() <= children  # those of other tests may end meanwhile
