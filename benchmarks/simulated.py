@@ -17,8 +17,8 @@ from pyroaring import BitMap64
 
 from lamina.fs import node, tree
 from lamina.fs.types import ROOT_INO, Inode, Totals
-from lamina.pool.images import commit_image
-from lamina.pool.intake import Intake
+from lamina.pool.importing.images import commit_image
+from lamina.pool.importing.intake import Intake
 from lamina.pool.pool import Pool
 from lamina.store.codec import DEFAULT
 from lamina.store.record import Kind

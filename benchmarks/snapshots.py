@@ -80,7 +80,7 @@ def _fill(path: Path, others: int, *, simulate: bool) -> None:
 
 
 def _measure(report: Report, path: Path, who: str, runs: int) -> None:
-    from lamina.pool.accounting import Accounting
+    from lamina.pool.figures.accounting import Accounting
     from lamina.pool.pool import Pool
 
     def timed(task: str, work: Callable[[], object]) -> None:

@@ -132,9 +132,9 @@ def test_names_that_come_are_counted(tank: Pool, run: Run) -> None:
 
 
 def test_paths_begin_at_the_mount_point(tank: Pool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    import lamina.pool.differences
+    import lamina.pool.lineage.differences
 
-    monkeypatch.setattr(lamina.pool.differences, "mounted", lambda _: {"tank/images": "/mnt/im ages"})
+    monkeypatch.setattr(lamina.pool.lineage.differences, "mounted", lambda _: {"tank/images": "/mnt/im ages"})
     out = run("diff", "tank/images@s1").out
     assert lines(out)[1] == "+\t/mnt/im\\0040ages/d/f"
     assert "R\t/mnt/im\\0040ages/rand -> /mnt/im\\0040ages/rand2\n" in out

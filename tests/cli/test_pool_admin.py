@@ -22,7 +22,7 @@ OLD = Path(__file__).parents[1] / "pool" / "data" / "pool-v1.tar.gz"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory for pools that nobody else knows."""
     monkeypatch.setenv("LAMINA_POOLS", str(tmp_path / "known"))
-    monkeypatch.setattr("lamina.pool.alone._PATIENCE", 0.05)
+    monkeypatch.setattr("lamina.pool.recovery.alone._PATIENCE", 0.05)
     return tmp_path
 
 
@@ -258,7 +258,7 @@ def test_a_terminal_is_asked_for_the_name(tank: Path, typed: str, status: int) -
 
 def test_mounts_are_in_the_way(run: Run, tank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where = {"tank/images/a@1": "/mnt/\x1bimg"}
-    monkeypatch.setattr("lamina.pool.alone.mounted", lambda pool: where if pool == "tank" else {})
+    monkeypatch.setattr("lamina.pool.recovery.alone.mounted", lambda pool: where if pool == "tank" else {})
     with Pool.open("tank"):
         for verb, flags in (("export", ()), ("destroy", ()), ("recover", ("-f",))):
             result = run("pool", verb, *flags, "tank")
@@ -291,7 +291,7 @@ def test_a_mounted_pool(run: Run, tank: Path, home: Path) -> None:
 
 def test_what_runs_in_the_background_makes_way(run: Run, tank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scrub that was started, and what frees space after a destroy, do not keep a pool from being exported."""
-    monkeypatch.setattr("lamina.pool.alone._PATIENCE", 20.0)
+    monkeypatch.setattr("lamina.pool.recovery.alone._PATIENCE", 20.0)
     monkeypatch.delenv("LAMINA_BACKGROUND")
     ok(run, "pool", "scrub", "--rate", "1", "tank")  # would take a day
     assert os.listdir(tank / "leases")

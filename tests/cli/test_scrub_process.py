@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lamina.pool import Pool
-from lamina.pool.scrub import scrubs_of
-from lamina.pool.scrubs import Scan
+from lamina.pool.scrubbing.scrub import scrubs_of
+from lamina.pool.scrubbing.scrubs import Scan
 from tests.pool.damaging import chunk_of, flip, make_source
 from tests.pool.trees import Source
 

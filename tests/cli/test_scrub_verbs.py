@@ -9,7 +9,7 @@ import pytest
 
 from lamina.pool import Pool
 from lamina.pool.reports import ScanStatus
-from lamina.pool.scrub import scrubs_of
+from lamina.pool.scrubbing.scrub import scrubs_of
 from tests.cli.conftest import Run
 from tests.cli.fake import FakePool
 

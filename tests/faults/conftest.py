@@ -35,9 +35,9 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lamina.store.writer.PACK_TARGET", 128 << 10)
     monkeypatch.setattr("lamina.store.writer._FLUSH_ROWS", 4)
     monkeypatch.setattr("lamina.store.writer._BUFFER", 32 << 10)
-    monkeypatch.setattr("lamina.pool.gc._LEAST_WASTE", 16 << 10)
-    monkeypatch.setattr("lamina.pool.gc._SMALL", 32 << 10)
-    monkeypatch.setattr("lamina.pool.gc._MOST_SMALL", 3)
-    monkeypatch.setattr("lamina.pool.gc._ROWS_AT_ONCE", 8)
+    monkeypatch.setattr("lamina.pool.collecting.gc._LEAST_WASTE", 16 << 10)
+    monkeypatch.setattr("lamina.pool.collecting.gc._SMALL", 32 << 10)
+    monkeypatch.setattr("lamina.pool.collecting.gc._MOST_SMALL", 3)
+    monkeypatch.setattr("lamina.pool.collecting.gc._ROWS_AT_ONCE", 8)
     if library() is None:
         pytest.skip("Python has its own SQLite inside: its input and output cannot be watched")

@@ -19,8 +19,8 @@ from pyroaring import BitMap64
 from lamina.errors import LaminaError
 from lamina.fs.view import StoredTree, TreeView
 from lamina.pool import Pool
-from lamina.pool.accounting import Accounting
-from lamina.pool.check import check_pool as own_check
+from lamina.pool.checking.check import check_pool as own_check
+from lamina.pool.figures.accounting import Accounting
 from lamina.store.codec import Coder
 from lamina.store.record import PACK_HEADER, RECORD_HEADER, Kind, pack_header, pack_name, parse_record_header
 from tests.pool.records import from_catalogue

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lamina.pool import Pool, registry
-from lamina.pool.check import check_pool
-from lamina.pool.recover import recover_pool
-from lamina.pool.removing import destroy_pool
+from lamina.pool.checking.check import check_pool
+from lamina.pool.recovery.recover import recover_pool
+from lamina.pool.recovery.removing import destroy_pool
 from lamina.store.disk import Disk
 from lamina.store.record import pack_name
 from lamina.store.writer import StoreWriter

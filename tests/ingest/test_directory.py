@@ -20,7 +20,7 @@ from lamina.fs.types import ROOT_INO
 from lamina.fs.view import path_of
 from lamina.ingest import directory
 from lamina.ingest.directory import printable
-from lamina.pool.verify import verify_tree
+from lamina.pool.importing.verify import verify_tree
 from tests.ingest.kit import Shop, nasty, of_directory, of_tree, take
 from tests.store.kit import in_child, needs_root
 

@@ -19,7 +19,7 @@ import zstandard
 
 from lamina.fs.types import ROOT_INO
 from lamina.fs.view import path_of
-from lamina.pool.verify import verify_tree
+from lamina.pool.importing.verify import verify_tree
 from tests.ingest.archives import END, OldSparse, header, libarchive_xattr, member, number, pax, summed
 from tests.ingest.kit import Entry, Shop, Taken, nasty, of_directory, of_tree, take
 from tests.store.kit import needs_root

@@ -55,8 +55,8 @@ def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lamina.store.writer.PACK_TARGET", target)
     monkeypatch.setattr("lamina.store.writer._FLUSH_ROWS", 8)
     monkeypatch.setattr("lamina.store.compaction.Compactor.__init__.__defaults__", ((), target))
-    monkeypatch.setattr("lamina.pool.gc._LEAST_WASTE", 8192)
-    monkeypatch.setattr("lamina.pool.gc._SMALL", target // 8)
+    monkeypatch.setattr("lamina.pool.collecting.gc._LEAST_WASTE", 8192)
+    monkeypatch.setattr("lamina.pool.collecting.gc._SMALL", target // 8)
 
 
 @pytest.fixture

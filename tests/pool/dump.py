@@ -5,7 +5,7 @@ from typing import Any
 from pyroaring import BitMap64
 
 from lamina.pool import Pool
-from lamina.pool.accounting import Accounting
+from lamina.pool.figures.accounting import Accounting
 
 _NAMES = {
     "dataset": "id, name, guid, creation, txg, head, follows, taken, origin",

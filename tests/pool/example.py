@@ -11,7 +11,7 @@ from tests.pool.trees import Library
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lamina.pool.alone._PATIENCE", 0.1)
+    monkeypatch.setattr("lamina.pool.recovery.alone._PATIENCE", 0.1)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from lamina.errors import AlreadyExists, Busy, LaminaError, NoSpace, NotFound
 from lamina.fs.view import StoredTree
 from lamina.pool import Pool
-from lamina.pool.accounting import Accounting, Figures
+from lamina.pool.figures.accounting import Accounting, Figures
 from lamina.pool.properties import raw_value
 from tests.pool.garbage import check_clean
 from tests.pool.model import SETTABLE, Keys, Model, Refused, Snapshot, Walk, figures, reached

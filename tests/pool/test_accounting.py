@@ -10,8 +10,8 @@ from pyroaring import BitMap64
 
 from lamina.errors import DamagedData
 from lamina.pool import Pool
-from lamina.pool.accounting import Accounting, Figures
-from lamina.pool.reach import Sets
+from lamina.pool.figures.accounting import Accounting, Figures
+from lamina.pool.figures.reach import Sets
 from lamina.store.database import Database
 from tests.pool.machine import Histories
 from tests.pool.model import ratio
@@ -86,7 +86,7 @@ def test_a_reader_that_may_not_write_computes_for_itself(
     some_names(pool, library)
     before = kept(pool)
     with Pool.open("tank") as reader:
-        monkeypatch.setattr("lamina.pool.ledger.os.access", lambda path, mode: False)
+        monkeypatch.setattr("lamina.pool.figures.ledger.os.access", lambda path, mode: False)
         assert all_figures(reader) == from_nothing(reader)
         unique = reader.get("tank/i1@1", ["unique"])["unique"].value
         assert kept(pool) == before
@@ -158,7 +158,7 @@ def test_an_object_that_is_stored_anew_in_another_size(
         with pool._database.transaction():
             pool._database.execute("UPDATE object SET stored = ? WHERE key = ?", (stored, key))
     with Pool.open("tank") as reader:
-        monkeypatch.setattr("lamina.pool.ledger.os.access", lambda path, mode: False)
+        monkeypatch.setattr("lamina.pool.figures.ledger.os.access", lambda path, mode: False)
         assert all_figures(reader) == from_nothing(reader)
         assert kept(pool)[:3] == before[:3]
         monkeypatch.undo()

@@ -15,7 +15,7 @@ from lamina.fs.diff import Change, Kind
 from lamina.fs.types import ROOT_INO
 from lamina.fs.view import StoredTree
 from lamina.pool import Pool
-from lamina.pool.differences import Comparison, FolderSums, endpoints
+from lamina.pool.lineage.differences import Comparison, FolderSums, endpoints
 from lamina.store.record import Kind as ObjectKind
 from tests.fs.diff_model import DIR, REG, Model, by_inode, by_path
 from tests.fs.test_diff import rows_of

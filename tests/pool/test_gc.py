@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-import lamina.pool.gc as gc
+import lamina.pool.collecting.gc as gc
 from lamina.errors import AccessDenied, Busy, DamagedData
 from lamina.pool import Pool
-from lamina.pool.background import collect_in_background
-from lamina.pool.freeing import has_work
+from lamina.pool.collecting.background import collect_in_background
+from lamina.pool.collecting.freeing import has_work
 from lamina.pool.partials import Partial, drop_partial, put_partial
 from lamina.store.record import Kind
 from tests.pool.garbage import ROOM, allocated, check_clean, check_whole, reachable, rows, stored
@@ -416,7 +416,7 @@ def test_the_end_of_an_import_starts_what_waited_for_it(
 ) -> None:
     monkeypatch.delenv("LAMINA_BACKGROUND")
     started: list[Path] = []
-    monkeypatch.setattr("lamina.pool.background._start", started.append)
+    monkeypatch.setattr("lamina.pool.collecting.background._start", started.append)
     pool.import_image(library[2].path, "tank/i@1")
     with Pool.open("tank", write=True) as other:
         with other._writer():

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-import lamina.pool.gc as gc
+import lamina.pool.collecting.gc as gc
 from lamina.errors import AlreadyExists, LaminaError, NotFound
 from lamina.fs.view import StoredTree, path_of
 from lamina.mount import mount, mounts, umount
 from lamina.pool import Pool
-from lamina.pool.pinning import PinnedPool
+from lamina.pool.collecting.pinning import PinnedPool
 from lamina.store.backend import LocalBackend
 from tests.mount.conftest import fuse_missing
 from tests.pool.garbage import ROOM, allocated, check_clean, check_whole, live_bytes, rows

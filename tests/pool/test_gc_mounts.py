@@ -9,7 +9,7 @@ import pytest
 
 from lamina.errors import AccessDenied, LaminaError
 from lamina.pool import Pool
-from lamina.pool.pinning import PinnedPool, open_pinned
+from lamina.pool.collecting.pinning import PinnedPool, open_pinned
 from tests.pool.garbage import check_clean, rows, stored
 from tests.pool.processes import run
 from tests.pool.trees import Library, write_tree

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import lamina.pool.gc as gc
+import lamina.pool.collecting.gc as gc
 from lamina.errors import AccessDenied, LaminaError, NoSpace
 from lamina.pool import Pool
 from lamina.store.backend import LocalBackend

@@ -7,7 +7,7 @@ import pytest
 from lamina.errors import PropertyError
 from lamina.pool import Pool
 from lamina.pool.recording import COMMAND_LENGTH
-from lamina.pool.recover import recover_pool
+from lamina.pool.recovery.recover import recover_pool
 from tests.pool.example import impatient
 
 __all__ = ["impatient"]

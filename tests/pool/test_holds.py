@@ -6,7 +6,7 @@ import pytest
 
 from lamina.errors import AlreadyExists, Busy, InvalidName, LaminaError, NotFound, UsageError
 from lamina.pool import Pool
-from lamina.pool.holds import Hold
+from lamina.pool.lineage.holds import Hold
 from tests.pool.names import names, refused, value
 from tests.pool.records import compare_with_catalogue
 

@@ -8,7 +8,7 @@ import pytest
 
 from lamina.errors import AlreadyExists, InvalidName, LaminaError, NoSpace, NotFound, SourceError
 from lamina.pool import Pool, Progress
-from lamina.pool import images as images_module
+from lamina.pool.importing import images as images_module
 from lamina.store.codec import Codec
 from tests.pool.records import compare_with_catalogue
 from tests.pool.trees import Library, blob, write_tree

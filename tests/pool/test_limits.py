@@ -23,7 +23,7 @@ def test_histories_under_limits(library: Library, monkeypatch: pytest.MonkeyPatc
         mark = hold = release = bookmark = inherit = set = create = destroy_range = destroy_dataset = None  # type: ignore[assignment]
 
     Crowded.library = library
-    monkeypatch.setattr("lamina.pool.intake._EVERY", 0.0)
+    monkeypatch.setattr("lamina.pool.importing.intake._EVERY", 0.0)
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Crowded,
         settings=settings(
@@ -168,7 +168,7 @@ def test_an_import_that_cannot_fit_stops_soon(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prop: str, shared: bool
 ) -> None:
     """Also where all of it is in the pool already, and nothing would have to be written."""
-    monkeypatch.setattr("lamina.pool.intake._EVERY", 0.0)
+    monkeypatch.setattr("lamina.pool.importing.intake._EVERY", 0.0)
     monkeypatch.setattr("lamina.store.writer._FLUSH_ROWS", 3)
     source = many_files(tmp_path / "large", 60, 90_000, 2)
     if shared:

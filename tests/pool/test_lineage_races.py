@@ -8,7 +8,7 @@ import pytest
 
 from lamina.errors import AlreadyExists, Busy, LaminaError, NotFound
 from lamina.pool import Pool
-from lamina.pool.accounting import Accounting
+from lamina.pool.figures.accounting import Accounting
 from tests.pool.names import copied, names, rows
 from tests.pool.processes import run
 from tests.pool.records import compare_with_catalogue

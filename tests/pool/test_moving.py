@@ -8,9 +8,9 @@ import pytest
 
 from lamina.errors import AlreadyExists, Busy, DamagedData, InvalidName, NotFound
 from lamina.pool import Pool, files, pool_names, registry
-from lamina.pool import moving as moving_module
-from lamina.pool.moving import export_pool, find_pools, import_pool
-from lamina.pool.recover import recover_pool
+from lamina.pool.recovery import moving as moving_module
+from lamina.pool.recovery.moving import export_pool, find_pools, import_pool
+from lamina.pool.recovery.recover import recover_pool
 from tests.pool.dump import dump
 from tests.pool.example import example, filled, impatient
 from tests.pool.processes import run

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import PropertyError
-from lamina.pool.limits import LIMITS
+from lamina.pool.figures.limits import LIMITS
 from lamina.pool.properties import (
     PROPERTIES,
     SPACE_COLUMNS,

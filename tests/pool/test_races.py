@@ -10,7 +10,7 @@ import pytest
 
 from lamina.errors import AlreadyExists, Busy, LaminaError, NotFound
 from lamina.pool import Pool
-from lamina.pool.accounting import Accounting
+from lamina.pool.figures.accounting import Accounting
 from lamina.store.record import Kind, scan_pack
 from tests.pool.processes import run
 from tests.pool.records import compare_with_catalogue

@@ -18,10 +18,10 @@ import pytest
 
 from lamina.errors import AlreadyExists, Busy, DamagedData, LaminaError, NotFound, UnsupportedPool
 from lamina.pool import Pool
-from lamina.pool import recover as recovering
-from lamina.pool.chain import Link, find_chain
 from lamina.pool.records import Author, make_record, parse_record
-from lamina.pool.recover import RecoverReport, recover_pool
+from lamina.pool.recovery import recover as recovering
+from lamina.pool.recovery.chain import Link, find_chain
+from lamina.pool.recovery.recover import RecoverReport, recover_pool
 from lamina.store.codec import Codec
 from lamina.store.record import RECORD_HEADER, Kind, pack_name, record_header, scan_pack
 from tests.pool.dump import dump

@@ -7,8 +7,8 @@ import pytest
 
 from lamina.errors import AlreadyExists, Busy, NotFound
 from lamina.pool import Pool, pool_names
-from lamina.pool.recover import recover_pool
-from lamina.pool.removing import destroy_pool
+from lamina.pool.recovery.recover import recover_pool
+from lamina.pool.recovery.removing import destroy_pool
 from lamina.store.disk import Disk, Target
 from tests.pool.example import example, filled, impatient
 

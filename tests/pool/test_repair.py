@@ -18,7 +18,7 @@ from lamina.errors import LaminaError, SourceError
 from lamina.fs.view import path_of
 from lamina.mount import umount
 from lamina.pool import Pool
-from lamina.pool.sources import GREETING, KEY, HostSource, PoolSource
+from lamina.pool.scrubbing.sources import GREETING, KEY, HostSource, PoolSource
 from lamina.store.record import RECORD_HEADER, Kind, parse_record_header, record_header
 from tests.mount.conftest import fuse_missing
 from tests.pool.damaging import (

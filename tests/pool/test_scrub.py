@@ -15,9 +15,9 @@ from lamina.errors import Busy, DamagedData, LaminaError
 from lamina.fs.node import key_ino
 from lamina.fs.view import StoredTree, path_of
 from lamina.pool import Pool
-from lamina.pool import scrub as scrubbing
 from lamina.pool.records import parse_record
-from lamina.pool.scrub import mending_writer, scrubs_of
+from lamina.pool.scrubbing import scrub as scrubbing
+from lamina.pool.scrubbing.scrub import mending_writer, scrubs_of
 from lamina.store.disk import Disk, Target
 from lamina.store.lease import Lease
 from lamina.store.mending import Mender, Move

@@ -87,7 +87,7 @@ def test_a_snapshot_needs_no_walk_and_no_space(filled: Pool, monkeypatch: pytest
 
     objects = filled._database.query("SELECT count(*) FROM object WHERE kind <> 4")
     monkeypatch.setattr(type(filled.store), "get", never)
-    monkeypatch.setattr("lamina.pool.accounting.Accounting._reckon", never)
+    monkeypatch.setattr("lamina.pool.figures.accounting.Accounting._reckon", never)
     filled.snapshot(["tank@s"], recursive=True)
     filled.clone("tank/images@s", "tank/c")
     filled.promote("tank/c")

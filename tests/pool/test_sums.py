@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroaring import BitMap64
 
-from lamina.pool.sums import NOTHING, Sizes, Sum
+from lamina.pool.figures.sums import NOTHING, Sizes, Sum
 from lamina.store.database import Database
 
 ROWS = 3000

@@ -12,11 +12,11 @@ import pytest
 
 from lamina.errors import Busy, DamagedData, UnsupportedPool
 from lamina.pool import Pool, features, files, registry
-from lamina.pool import upgrade as upgrading
 from lamina.pool.catalogue import POOL_SCHEMA
-from lamina.pool.recover import recover_pool
-from lamina.pool.removing import destroy_pool
-from lamina.pool.upgrade import examine, upgrade_pool
+from lamina.pool.recovery import upgrade as upgrading
+from lamina.pool.recovery.recover import recover_pool
+from lamina.pool.recovery.removing import destroy_pool
+from lamina.pool.recovery.upgrade import examine, upgrade_pool
 from lamina.store.database import STORE_SCHEMA
 from tests.pool.example import impatient
 from tests.pool.trees import write_tree
@@ -137,7 +137,7 @@ def test_broken_off_and_done_again(old: Path, monkeypatch: pytest.MonkeyPatch, s
     pid = os.fork()
     if pid == 0:
         try:
-            monkeypatch.setattr(f"lamina.pool.upgrade.{step}", lambda *_, **__: os._exit(7))
+            monkeypatch.setattr(f"lamina.pool.recovery.upgrade.{step}", lambda *_, **__: os._exit(7))
             upgrade_pool("tank")
         finally:
             os._exit(1)

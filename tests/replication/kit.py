@@ -13,8 +13,8 @@ from lamina.fs.node import EXTENT, inode_key, pack_inode, unpack_inode
 from lamina.fs.types import ROOT_INO, Totals
 from lamina.fs.view import StoredTree
 from lamina.pool import Pool
-from lamina.pool.accounting import Accounting
-from lamina.pool.check import check_pool
+from lamina.pool.checking.check import check_pool
+from lamina.pool.figures.accounting import Accounting
 from lamina.replication.destination import ReceiveOptions
 from lamina.replication.planning import Plan, Request
 from lamina.replication.receiving import ReceiveReport, receive_stream

@@ -16,7 +16,7 @@ from lamina.fs.structure import Summary
 from lamina.fs.tree import TreeReader, apply
 from lamina.fs.view import StoredTree
 from lamina.pool import Pool
-from lamina.pool.walking import Walker
+from lamina.pool.checking.walking import Walker
 from lamina.replication.completeness import TreeCheck
 from lamina.replication.nearby import KnownTree, compare
 from lamina.store.record import Kind

@@ -38,7 +38,7 @@ def mount(
     """
 
     def open_source() -> "Source":
-        from lamina.pool.pinning import open_pinned
+        from lamina.pool.collecting.pinning import open_pinned
 
         source: Source = open_pinned(pool)
         return source

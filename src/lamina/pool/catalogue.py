@@ -180,7 +180,7 @@ bookmark held, so that a stream can start there. ``partial``: what a receive tha
 was set otherwise here. ``scan``: the last scrub; sizes in bytes, times in seconds. ``snapshot.defer``: it goes with
 its last hold or clone. ``dataset.follows``: the image snapshot whose tree the head is, for a repository of images.
 ``taken``: logical bytes taken in by the import or snapshot. ``tree.stamp`` tells the row of a root from one of the
-same root that was made anew. ``reach``, ``figure``, ``share``: results of accounting (``pool/ledger.py``);
+same root that was made anew. ``reach``, ``figure``, ``share``: results of accounting (``pool/figures/ledger.py``);
 ``resized``: objects whose sizes have changed since."""
 
 

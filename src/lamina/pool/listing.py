@@ -3,8 +3,8 @@
 from collections.abc import Collection, Sequence
 
 from lamina.errors import NotFound
-from lamina.pool.bookmarks import BookmarkRow, bookmarks_of, open_bookmark
 from lamina.pool.catalogue import Catalogue, SnapshotRow
+from lamina.pool.lineage.bookmarks import BookmarkRow, bookmarks_of, open_bookmark
 from lamina.pool.names import check_name, printable
 from lamina.pool.values import Entry
 

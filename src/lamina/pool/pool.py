@@ -15,15 +15,16 @@ from lamina.errors import (
     PropertyError,
 )
 from lamina.fs.view import StoredTree, TreeView
-from lamina.pool import files, limits, registry
-from lamina.pool.accounting import Accounting
+from lamina.pool import files, registry
 from lamina.pool.catalogue import Catalogue
 from lamina.pool.empty import empty_tree
-from lamina.pool.lineage import Lineage
+from lamina.pool.figures import limits
+from lamina.pool.figures.accounting import Accounting
+from lamina.pool.lineage.methods import Lineage
+from lamina.pool.lineage.renaming import missing_above
 from lamina.pool.listing import find_entry, list_entries
 from lamina.pool.names import check_dataset_name, check_name, pool_of_name, printable
 from lamina.pool.properties import check_inherit, parse_properties
-from lamina.pool.renaming import missing_above
 from lamina.pool.reports import Difference, GcReport, ImportReport, PoolSpace, PoolStatus, ScanStatus
 from lamina.pool.values import Entry, PropertyValue, Values
 from lamina.store.backend import LocalBackend
@@ -33,12 +34,12 @@ from lamina.store.objects import ObjectStore
 
 if TYPE_CHECKING:
     from lamina.fs.diff import Change
-    from lamina.pool.background import Background
-    from lamina.pool.check import CheckReport
-    from lamina.pool.damage import Damage
-    from lamina.pool.gc import GcProgress
+    from lamina.pool.checking.check import CheckReport
+    from lamina.pool.collecting.background import Background
+    from lamina.pool.collecting.gc import GcProgress
     from lamina.pool.history import HistoryLine
-    from lamina.pool.repair import RepairReport
+    from lamina.pool.scrubbing.damage import Damage
+    from lamina.pool.scrubbing.repair import RepairReport
     from lamina.store.writer import StoreWriter
 
 RESERVE = 32 << 20
@@ -122,25 +123,25 @@ class Pool(Lineage):
 
     def space(self) -> PoolSpace:
         """Size, allocated and free bytes of the pool; its size is what it has and what the disk still gives."""
-        from lamina.pool.health import space
+        from lamina.pool.scrubbing.health import space
 
         return space(self)
 
     def capacity(self) -> int:
         """Percent of the pool's size that is taken, CAP; quicker than ``space``."""
-        from lamina.pool.health import capacity
+        from lamina.pool.scrubbing.health import capacity
 
         return capacity(self)
 
     def status(self) -> PoolStatus:
         """What the pool holds and how it is. ``errors`` is what scrub found; without a scrub none are known."""
-        from lamina.pool.health import pool_status
+        from lamina.pool.scrubbing.health import pool_status
 
         return pool_status(self)
 
     def damage(self) -> Iterator["Damage"]:
         """Files that are damaged, by dataset or snapshot and path, as far as scrubs have found them."""
-        from lamina.pool.damage import DamageFinder, lost_objects
+        from lamina.pool.scrubbing.damage import DamageFinder, lost_objects
 
         return DamageFinder(self._catalogue, self.store, lost_objects(self._catalogue)).everything()
 
@@ -149,8 +150,8 @@ class Pool(Lineage):
 
         ``rate`` bounds it, in bytes a second. Raises ``Busy`` where another process scrubs.
         """
-        from lamina.pool.health import scan_status
-        from lamina.pool.scrub import scrub, scrubs_of
+        from lamina.pool.scrubbing.health import scan_status
+        from lamina.pool.scrubbing.scrub import scrub, scrubs_of
 
         scrubs_of(self).begin(self.name, rate)
         scrub(self, progress)
@@ -160,7 +161,7 @@ class Pool(Lineage):
 
     def clear_errors(self) -> None:
         """Forget the counts of errors; what is damaged stays known."""
-        from lamina.pool.scrub import scrubs_of
+        from lamina.pool.scrubbing.scrub import scrubs_of
 
         scrubs_of(self).clear()
 
@@ -171,7 +172,7 @@ class Pool(Lineage):
 
         Raises ``SourceError``.
         """
-        from lamina.pool.repair import repair_from
+        from lamina.pool.scrubbing.repair import repair_from
 
         return repair_from(self, source, ssh=ssh, progress=progress)
 
@@ -200,7 +201,7 @@ class Pool(Lineage):
 
     def check(self, *, headers: bool = False, progress: "Callable[..., None] | None" = None) -> "CheckReport":
         """Compare catalogue, packs, trees and names with each other, without reading the data."""
-        from lamina.pool.check import check_pool
+        from lamina.pool.checking.check import check_pool
 
         return check_pool(self, headers=headers, progress=progress)
 
@@ -226,7 +227,7 @@ class Pool(Lineage):
     def exists(self, name: str) -> bool:
         """Whether a dataset, snapshot or bookmark of this name is there."""
         if "#" in name:
-            from lamina.pool.bookmarks import find_bookmark
+            from lamina.pool.lineage.bookmarks import find_bookmark
 
             return find_bookmark(self._catalogue, name) is not None
         if "@" in name:
@@ -395,7 +396,7 @@ class Pool(Lineage):
         Missing datasets are made; the dataset's head becomes the tree. Raises ``AlreadyExists``, ``SourceError``,
         ``NoSpace``; then nothing of it is left.
         """
-        from lamina.pool.images import import_image
+        from lamina.pool.importing.images import import_image
 
         return import_image(self, source, name, progress=progress, format=format, jobs=jobs)
 
@@ -403,7 +404,7 @@ class Pool(Lineage):
         self, snapshot: str, against: str | Path, *, progress: "Callable[..., None] | None" = None
     ) -> Differences:
         """Compare a snapshot with a directory: contents and all metadata. An empty list: they are equal."""
-        from lamina.pool.verify import verify_tree
+        from lamina.pool.importing.verify import verify_tree
 
         return verify_tree(self.tree(snapshot), Path(against), progress)
 
@@ -419,7 +420,7 @@ class Pool(Lineage):
         What running imports may share is freed once they have finished: ``wait`` seconds are given to them, and to
         another collection that runs; None: as long as they take. Raises ``Busy`` where another one is still at it.
         """
-        from lamina.pool.gc import collect
+        from lamina.pool.collecting.gc import collect
 
         return collect(self, dry_run=dry_run, wait=wait, progress=progress)
 
@@ -429,7 +430,7 @@ class Pool(Lineage):
         Without ``times`` a file whose modification time alone differs is the same. Raises ``NotFound``,
         ``InvalidName``, and ``LaminaError`` where ``old`` is the later one of two states of one history.
         """
-        from lamina.pool.differences import Comparison, endpoints
+        from lamina.pool.lineage.differences import Comparison, endpoints
 
         before, after = endpoints(old, new)
         return Comparison(self, before, self, after).changes(times=times)
@@ -445,7 +446,7 @@ class Pool(Lineage):
                 f"cannot write to pool '{self.name}': it was opened for reading; open it with write=True"
             )
         if self._background is None:
-            from lamina.pool.background import Background
+            from lamina.pool.collecting.background import Background
 
             self._background = Background(self)
         return _Writing(

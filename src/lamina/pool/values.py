@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lamina.errors import NotFound
-from lamina.pool.accounting import Accounting, Figures
-from lamina.pool.bookmarks import BookmarkRow, bookmarks_of
 from lamina.pool.catalogue import Catalogue, DatasetRow, SnapshotRow
-from lamina.pool.families import origin_names
-from lamina.pool.holds import hold_counts
-from lamina.pool.limits import Space, read_limits, spaces
+from lamina.pool.figures.accounting import Accounting, Figures
+from lamina.pool.figures.limits import Space, read_limits, spaces
+from lamina.pool.lineage.bookmarks import BookmarkRow, bookmarks_of
+from lamina.pool.lineage.families import origin_names
+from lamina.pool.lineage.holds import hold_counts
 from lamina.pool.names import parent_of, printable
 from lamina.pool.partials import partial_token, received_properties
 from lamina.pool.properties import (

@@ -2,7 +2,7 @@
 
 from lamina.errors import DamagedData, StreamError
 from lamina.fs.node import unpack_root
-from lamina.pool.walking import Walked, Walker
+from lamina.pool.checking.walking import Walked, Walker
 from lamina.replication.nearby import KnownTree, compare
 from lamina.replication.outline import TreeNodes, key_range
 from lamina.store.objects import ObjectStore

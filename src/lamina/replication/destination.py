@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import AlreadyExists, Busy, InvalidName, LaminaError, NotFound, StreamError
 from lamina.pool.catalogue import Catalogue, DatasetRow, SnapshotRow
-from lamina.pool.destroying import Doomed, doom
-from lamina.pool.families import Family
+from lamina.pool.lineage.destroying import Doomed, doom
+from lamina.pool.lineage.families import Family
+from lamina.pool.lineage.renaming import missing_above
 from lamina.pool.names import (
     dataset_name_error,
     parent_of,
@@ -22,7 +23,6 @@ from lamina.pool.names import (
     split_snapshot,
 )
 from lamina.pool.partials import Partial, find_partial
-from lamina.pool.renaming import missing_above
 from lamina.replication.messages import Begin, Resume, SentDataset, SentSnapshot
 
 if TYPE_CHECKING:

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lamina.errors import PropertyError
-from lamina.pool import limits
 from lamina.pool.catalogue import Catalogue, Change
-from lamina.pool.destroying import carry_out
+from lamina.pool.checking.walking import Walked
+from lamina.pool.figures import limits
+from lamina.pool.figures.sums import Sizes
+from lamina.pool.lineage.destroying import carry_out
 from lamina.pool.names import printable
 from lamina.pool.partials import drop_partial
 from lamina.pool.properties import PROPERTIES, is_user_property, parse_properties, parse_value
-from lamina.pool.sums import Sizes
-from lamina.pool.walking import Walked
 from lamina.replication.destination import Arrival, ReceiveOptions
 from lamina.replication.messages import SentDataset, SentSnapshot
 

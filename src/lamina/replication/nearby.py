@@ -18,7 +18,7 @@ from lamina.errors import DamagedData
 from lamina.fs.node import EXTENT, INODE, Node, extent_chunk, key_ino, unpack_root
 from lamina.fs.structure import Leaf, Summary, join, read_leaf
 from lamina.fs.types import Totals
-from lamina.pool.walking import Walked
+from lamina.pool.checking.walking import Walked
 from lamina.replication.outline import Outline, TreeNodes, key_range
 from lamina.store.objects import ObjectStore
 from lamina.store.record import Kind

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from pyroaring import BitMap64
 
 from lamina.errors import DamagedData, InvalidName, LaminaError, NotFound
-from lamina.pool.bookmarks import BookmarkRow, open_bookmark
 from lamina.pool.catalogue import Catalogue, DatasetRow, SnapshotRow
+from lamina.pool.figures.sums import Sizes
+from lamina.pool.lineage.bookmarks import BookmarkRow, open_bookmark
 from lamina.pool.names import check_snapshot_name, parent_of, printable, split_snapshot
-from lamina.pool.sums import Sizes
 from lamina.replication.messages import (
     KEPT_AT_ONCE,
     Begin,
@@ -340,7 +340,8 @@ class _Planner:
     def _taken(self, rows: Sequence[SnapshotRow]) -> int:
         """Logical bytes that the last of these counts as taken in where those before are not sent.
 
-        As if they had been destroyed (``pool/snapshots.py``): at most what it holds, and never more for an image.
+        As if they had been destroyed (``pool/lineage/snapshots.py``): at most what it holds, and never more for an
+        image.
         """
         carried = 0
         for row in rows:
@@ -479,7 +480,7 @@ class _Planner:
         origin = self._origin(dataset)
         if origin is not None and origin[1].guid == token.source:
             return origin[1]
-        from lamina.pool.bookmarks import bookmarks_of
+        from lamina.pool.lineage.bookmarks import bookmarks_of
 
         for row in bookmarks_of(self._catalogue, dataset.id):
             if row.guid == token.source:

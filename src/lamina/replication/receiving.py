@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from pyroaring import BitMap64
 
 from lamina.errors import LaminaError, StreamError
-from lamina.pool.accounting import Accounting
 from lamina.pool.catalogue import Catalogue, Change
-from lamina.pool.intake import Intake
-from lamina.pool.interrupts import CheckedWorkers, Interrupts
+from lamina.pool.checking.walking import Walked
+from lamina.pool.figures.accounting import Accounting
+from lamina.pool.importing.intake import Intake
+from lamina.pool.importing.interrupts import CheckedWorkers, Interrupts
 from lamina.pool.names import printable
 from lamina.pool.units import format_size
 from lamina.pool.values import Values
-from lamina.pool.walking import Walked
 from lamina.replication.completeness import TreeCheck
 from lamina.replication.destination import Arrival, Destination, ReceiveOptions, what
 from lamina.replication.grammar import Contents, Grammar, Incoming

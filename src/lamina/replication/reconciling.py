@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lamina.pool.catalogue import Catalogue, Change, DatasetRow, SnapshotRow
-from lamina.pool.clones import promote_rows
-from lamina.pool.destroying import carry_out, doom
-from lamina.pool.families import Family, Row
+from lamina.pool.lineage.clones import promote_rows
+from lamina.pool.lineage.destroying import carry_out, doom
+from lamina.pool.lineage.families import Family, Row
+from lamina.pool.lineage.renaming import missing_above
 from lamina.pool.names import check_dataset_name, check_snapshot_name
-from lamina.pool.renaming import missing_above
 from lamina.replication.destination import ReceiveOptions
 from lamina.replication.grammar import Contents
 from lamina.replication.messages import Begin

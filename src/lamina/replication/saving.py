@@ -8,7 +8,7 @@ from pyroaring import BitMap64
 
 from lamina.errors import LaminaError
 from lamina.pool.catalogue import Catalogue
-from lamina.pool.freeing import read_reach
+from lamina.pool.collecting.freeing import read_reach
 from lamina.pool.names import check_dataset_name, parent_of
 from lamina.pool.partials import Partial, drop_partial, find_partial, put_partial
 from lamina.replication.incoming import Intaking

@@ -72,7 +72,7 @@ def planned(pool: "Pool", what: Request | Token, have: BitMap64 | None = None) -
 
 def _collect(pool: "Pool") -> None:
     """What only the pins kept is freed in the background."""
-    from lamina.pool.background import Background
+    from lamina.pool.collecting.background import Background
 
     with contextlib.suppress(LaminaError):
         Background(pool).start()

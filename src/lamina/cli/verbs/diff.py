@@ -16,7 +16,7 @@ from lamina.pool.units import format_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamina.fs.diff import Change
-    from lamina.pool.differences import Comparison, FolderSums
+    from lamina.pool.lineage.differences import Comparison, FolderSums
 
 _LETTERS = {
     stat.S_IFBLK: "B",
@@ -41,7 +41,7 @@ def run(arguments: Arguments) -> int:
     if len(operands) > 2:
         raise UsageError("too many arguments")
     depth = _depth(arguments)
-    from lamina.pool.differences import Comparison, endpoints
+    from lamina.pool.lineage.differences import Comparison, endpoints
 
     old, new = endpoints(operands[0], operands[1] if len(operands) == 2 else None)
     with Pools() as pools:

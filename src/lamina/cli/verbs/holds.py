@@ -8,7 +8,7 @@ from lamina.pool.units import format_date
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool.holds import Hold
+    from lamina.pool.lineage.holds import Hold
 
 
 def run(arguments: Arguments) -> int:

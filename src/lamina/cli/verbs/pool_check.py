@@ -12,7 +12,7 @@ from lamina.pool.names import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool.check import CheckReport
+    from lamina.pool.checking.check import CheckReport
 
 
 def run(arguments: Arguments) -> int:

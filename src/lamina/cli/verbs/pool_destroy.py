@@ -15,7 +15,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError("missing pool argument")
     if len(arguments.operands) > 1:
         raise UsageError("too many arguments")
-    from lamina.pool.removing import destroy_pool
+    from lamina.pool.recovery.removing import destroy_pool
 
     name = arguments.operands[0]
     if not arguments.has("force") and sys.stdin.isatty() and sys.stderr.isatty():

@@ -9,7 +9,7 @@ from lamina.errors import LaminaError, UsageError
 def run(arguments: Arguments) -> int:
     """Export pools, one after the other."""
     from lamina.pool import pool_names
-    from lamina.pool.moving import export_pool
+    from lamina.pool.recovery.moving import export_pool
 
     if arguments.has("all"):
         if arguments.operands:
@@ -35,8 +35,8 @@ def unmount_all(pool: str) -> None:
     """Undo all mounts of a pool, whatever is in use there."""
     from lamina.mount import mounts, umount
     from lamina.pool import registry
-    from lamina.pool.alone import lease_holders
     from lamina.pool.names import pool_of_name
+    from lamina.pool.recovery.alone import lease_holders
 
     path = registry.find(pool)
     servers = lease_holders(path) if path is not None else set()

@@ -14,7 +14,7 @@ from lamina.pool.units import format_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool.gc import GcProgress
+    from lamina.pool.collecting.gc import GcProgress
     from lamina.pool.reports import GcReport
 
 _REDRAW_SECONDS = 0.1
@@ -55,7 +55,7 @@ def run(arguments: Arguments) -> int:
 def _in_background(operands: list[str]) -> int:
     from pathlib import Path
 
-    from lamina.pool.background import collect_in_background
+    from lamina.pool.collecting.background import collect_in_background
 
     if len(operands) != 1:
         raise UsageError("--background needs one pool")

@@ -8,12 +8,12 @@ from lamina.pool.names import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool.moving import FoundPool
+    from lamina.pool.recovery.moving import FoundPool
 
 
 def run(arguments: Arguments) -> int:
     """List pools that can be imported, or import some."""
-    from lamina.pool.moving import find_pools, import_pool
+    from lamina.pool.recovery.moving import find_pools, import_pool
 
     directories, operands = arguments.values("directory"), arguments.operands
     if arguments.has("all"):

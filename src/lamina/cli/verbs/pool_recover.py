@@ -11,7 +11,7 @@ from lamina.pool.names import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool.recover import RecoverReport
+    from lamina.pool.recovery.recover import RecoverReport
 
 
 def run(arguments: Arguments) -> int:
@@ -20,7 +20,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError("missing pool name or directory argument")
     if len(arguments.operands) > 1:
         raise UsageError("too many arguments")
-    from lamina.pool.recover import recover_pool
+    from lamina.pool.recovery.recover import recover_pool
 
     what = arguments.operands[0]
     dry_run = arguments.has("dry-run")

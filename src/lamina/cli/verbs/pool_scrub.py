@@ -12,7 +12,7 @@ from lamina.pool.units import format_size, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool.scrubs import Scan
+    from lamina.pool.scrubbing.scrubs import Scan
 
 _WAIT_SECONDS = 0.2
 
@@ -60,7 +60,7 @@ def _rate(word: str | None) -> int | None:
 
 def _one(name: str, *, stop: bool, pause: bool, rate: int | None) -> None:
     from lamina.pool import Pool
-    from lamina.pool.scrub import scrub, scrubs_of
+    from lamina.pool.scrubbing.scrub import scrub, scrubs_of
 
     with Pool.open(name, write=True) as pool:
         scrubs = scrubs_of(pool)
@@ -77,7 +77,7 @@ def _one(name: str, *, stop: bool, pause: bool, rate: int | None) -> None:
             finally:
                 bar.clear()
         else:
-            from lamina.pool.detached import start_scrubber
+            from lamina.pool.scrubbing.detached import start_scrubber
 
             start_scrubber(pool)
 
@@ -91,8 +91,8 @@ def _show(bar: ProgressBar, name: str, scan: "Scan") -> None:
 def _wait(name: str) -> None:
     """Until the scrub is over, paused or canceled. Raises ``LaminaError`` where its process ended before."""
     from lamina.pool import Pool
-    from lamina.pool.scrub import scrubs_of
-    from lamina.pool.scrubs import SCANNING
+    from lamina.pool.scrubbing.scrub import scrubs_of
+    from lamina.pool.scrubbing.scrubs import SCANNING
 
     with Pool.open(name) as pool:
         scrubs = scrubs_of(pool)
@@ -116,7 +116,7 @@ def _wait(name: str) -> None:
 def _repair(name: str, source: str, ssh: str | None) -> bool:
     """Repair one pool; whether nothing is damaged any more."""
     from lamina.pool import Pool
-    from lamina.pool.repair import repair_from
+    from lamina.pool.scrubbing.repair import repair_from
 
     with Pool.open(name, write=True) as pool:
         bar = ProgressBar(f"repairing {pool.name}", saving=False, counting=False)

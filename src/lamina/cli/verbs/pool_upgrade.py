@@ -7,7 +7,7 @@ from lamina.errors import LaminaError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.pool.upgrade import Upgrade
+    from lamina.pool.recovery.upgrade import Upgrade
 
 _VERSIONS = ((1, "Initial lamina version"), (2, "Feature flags, copies of tree nodes, records of all names"))
 
@@ -41,7 +41,7 @@ def _print_features() -> None:
 
 def _found() -> "tuple[list[Upgrade], bool]":
     from lamina.pool import pool_names
-    from lamina.pool.upgrade import examine
+    from lamina.pool.recovery.upgrade import examine
 
     found, failed = [], False
     for name in sorted(pool_names()):
@@ -80,7 +80,7 @@ def _print_pools() -> int:
 
 
 def _upgrade(names: list[str]) -> int:
-    from lamina.pool.upgrade import upgrade_pool
+    from lamina.pool.recovery.upgrade import upgrade_pool
 
     failed = False
     if not names:

@@ -10,7 +10,7 @@ def run(arguments: Arguments) -> int:
     """Scrub the pool in a directory."""
     if len(arguments.operands) != 1:
         raise UsageError("one pool directory is expected")
-    from lamina.pool.detached import scrub_detached
+    from lamina.pool.scrubbing.detached import scrub_detached
 
     scrub_detached(Path(arguments.operands[0]))
     return 0

@@ -12,7 +12,7 @@ def run(arguments: Arguments) -> int:
     if len(arguments.operands) != 1:
         raise UsageError("one pool is expected")
     from lamina.pool import Pool
-    from lamina.pool.sources import serve
+    from lamina.pool.scrubbing.sources import serve
 
     word = arguments.operands[0]
     with Pool.open(Path(word) if "/" in word else word) as pool:

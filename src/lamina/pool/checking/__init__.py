@@ -1,0 +1,1 @@
+"""Comparing catalogue, packs, trees and names with each other."""

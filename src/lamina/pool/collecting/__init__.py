@@ -1,0 +1,1 @@
+"""Garbage collection: what names let go of is freed."""

@@ -1,0 +1,1 @@
+"""What everything uses, and the limits that follow from it."""

@@ -1,0 +1,1 @@
+"""Taking images in, and comparing them with where they came from."""

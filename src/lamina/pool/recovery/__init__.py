@@ -1,0 +1,1 @@
+"""What replaces, moves, upgrades or removes a pool as a whole."""

@@ -1,0 +1,1 @@
+"""Proving and mending what is stored."""
