@@ -1,0 +1,1 @@
+"""Registries that speak the OCI distribution protocol: names, credentials, transport, client."""
