@@ -17,6 +17,11 @@ PACKAGES = {
     "restic": "restic",
     "fusermount3": "fuse3",
     "mmdebstrap": "mmdebstrap",
+    "skopeo": "skopeo",
+    "umoci": "umoci",
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "docker-registry": "docker-registry",
 }
 """Debian package of each program a benchmark may need."""
 
