@@ -30,9 +30,14 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# fusermount3 for mounts of other users, setfacl to make trees that carry ACLs.
+# fusermount3 for mounts of other users, setfacl to make trees that carry ACLs; the others are what images and streams
+# have to get along with. A test whose program cannot be had says so and is skipped.
+PEERS := fusermount3=fuse3 setfacl=acl skopeo=skopeo umoci=umoci containerd=containerd runc=runc \
+	docker-registry=docker-registry htpasswd=apache2-utils openssl=openssl podman=podman \
+	sshd=openssh-server ssh=openssh-client gpg=gnupg age=age ip=iproute2 rsync=rsync
+
 test: lint
-	@bash scripts/apt-need.sh --try fusermount3=fuse3 setfacl=acl
+	@bash scripts/apt-need.sh --try $(PEERS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -q
 
 format: $(STAMP)
