@@ -17,19 +17,19 @@ from pathlib import Path
 
 from benchmarks import options
 from benchmarks.contestants import LaminaPool
+from benchmarks.layered import REPOSITORY
 from benchmarks.measure import Cost, allocated_bytes, drop_caches, run
 from benchmarks.report import Report
 
 FROM_REGISTRY = "from a registry"
 FROM_ARCHIVE = "from an archive"
-_REPOSITORY = "pytorch"
 _START_SECONDS = 60.0
 
 
 def main() -> None:
     """Parse the arguments and run."""
     parser = options.parser(__doc__)
-    parser.add_argument("--layout", type=Path, required=True, metavar="DIR", help="OCI layout that holds both versions")
+    parser.add_argument("--layered", type=Path, required=True, metavar="DIR", help="what benchmarks.layered has made")
     parser.add_argument("--images", default="2.5.1,2.6.0", metavar="TAG,TAG", help="tags to use (default: %(default)s)")
     arguments = parser.parse_args()
     options.need(["skopeo", "umoci", "containerd", "ctr", "docker-registry"], root=True)
@@ -40,19 +40,16 @@ def main() -> None:
         options.scratch_directory(arguments.scratch) as scratch,
         Report("images", named, ["skopeo", "umoci", "containerd"], out=arguments.out) as report,
     ):
-        options.need_space(scratch, 6 * allocated_bytes(arguments.layout))
-        with _registry(scratch) as host:
-            for tag in tags:
-                where = f"docker://{host}/{_REPOSITORY}:{tag}"
-                run(["skopeo", "copy", "--dest-tls-verify=false", f"oci:{arguments.layout}:{tag}", where])
-            report.facts["registry_bytes"] = allocated_bytes(scratch / "registry")
+        layout = arguments.layered / "layout"
+        options.need_space(scratch, 4 * allocated_bytes(layout))
+        report.facts["layout_bytes"] = allocated_bytes(layout)
+        with _registry(scratch, arguments.layered / "registry") as host:
             for _ in range(arguments.runs):
                 _lamina_pull(report, scratch, host, tags)
                 _skopeo_umoci(report, scratch, host, tags)
-        options.remove(scratch / "registry")
         for _ in range(arguments.runs):
-            _lamina_import(report, scratch, arguments.layout, tags)
-            _containerd(report, scratch, arguments.layout, tags)
+            _lamina_import(report, scratch, layout, tags)
+            _containerd(report, scratch, layout, tags)
         _targets(report)
 
 
@@ -80,8 +77,8 @@ def _lamina_pull(report: Report, scratch: Path, host: str, tags: list[str]) -> N
     pool.create()
 
     def take(tag: str) -> Cost:
-        name = f"{pool.name}/images/{_REPOSITORY}@{tag}"
-        return pool.call("image", "pull", "-q", "--plain-http", f"{host}/{_REPOSITORY}:{tag}", name)
+        name = f"{pool.name}/images/{REPOSITORY}@{tag}"
+        return pool.call("image", "pull", "-q", "--plain-http", f"{host}/{REPOSITORY}:{tag}", name)
 
     _measured(report, "lamina", FROM_REGISTRY, tags, pool.path, take)
     pool.delete()
@@ -94,7 +91,7 @@ def _skopeo_umoci(report: Report, scratch: Path, host: str, tags: list[str]) -> 
     def take(tag: str) -> Cost:
         layout = f"{place / 'layout'}:{tag}"
         copied = run(
-            ["skopeo", "copy", "--src-tls-verify=false", f"docker://{host}/{_REPOSITORY}:{tag}", f"oci:{layout}"]
+            ["skopeo", "copy", "--src-tls-verify=false", f"docker://{host}/{REPOSITORY}:{tag}", f"oci:{layout}"]
         )
         return _both(copied, run(["umoci", "unpack", "--image", layout, place / f"bundle-{tag}"]))
 
@@ -110,7 +107,7 @@ def _archive(scratch: Path, layout: Path, tag: str) -> Iterator[Path]:
     """A version as an archive, for as long as it is needed."""
     made = scratch / f"{tag}.tar"
     # ctr takes the name of the image from the archive.
-    run(["skopeo", "copy", f"oci:{layout}:{tag}", f"oci-archive:{made}:localhost/{_REPOSITORY}:{tag}"])
+    run(["skopeo", "copy", f"oci:{layout}:{tag}", f"oci-archive:{made}:localhost/{REPOSITORY}:{tag}"])
     yield made
     made.unlink()
 
@@ -122,7 +119,7 @@ def _lamina_import(report: Report, scratch: Path, layout: Path, tags: list[str])
     def take(tag: str) -> Cost:
         with _archive(scratch, layout, tag) as archive:
             drop_caches()
-            return pool.call("image", "import", "-q", archive, f"{pool.name}/images/{_REPOSITORY}@{tag}")
+            return pool.call("image", "import", "-q", archive, f"{pool.name}/images/{REPOSITORY}@{tag}")
 
     _measured(report, "lamina", FROM_ARCHIVE, tags, pool.path, take)
     pool.delete()
@@ -157,15 +154,15 @@ def _both(first: Cost, then: Cost) -> Cost:
 
 
 @contextmanager
-def _registry(scratch: Path) -> Iterator[str]:
-    """A registry on a private port: ``host:port``."""
+def _registry(scratch: Path, storage: Path) -> Iterator[str]:
+    """A registry of what lies in ``storage``, on a private port: ``host:port``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = scratch / "registry.yml"
     settings.write_text(
         "version: 0.1\nlog: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {scratch / 'registry'}}}}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\n"
     )
     with subprocess.Popen(["docker-registry", "serve", settings], stderr=subprocess.DEVNULL) as process:

@@ -87,3 +87,46 @@ class MountError(LaminaError):
 
 class StreamError(LaminaError):
     """A stream that is cut, changed, of another kind, or does not fit the pool: nothing of it was kept."""
+
+
+class MissingObjects(StreamError):
+    """A stream that came whole, and with it not all that a snapshot needs: a sender that thought some were there."""
+
+
+class ConnectionLost(LaminaError):
+    """The other side of a sync went away before its end: what has come is kept, another try goes on from there."""
+
+
+class FarError(LaminaError):
+    """What the other side of a sync refused with, in its own words."""
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        """``again``: it may go well if everything is asked about in full."""
+        super().__init__(message)
+        self.again = again
+
+
+class OciError(LaminaError):
+    """A container image, or what holds it, that cannot be taken: damaged, of an unknown kind, not what was asked."""
+
+
+class RegistryError(OciError):
+    """A registry that cannot be reached, refuses, or answers what it should not. ``status``: HTTP's, if it answered."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class AuthError(RegistryError):
+    """A registry wants to know who asks, or does not let this user do it."""
+
+    errno = errno.EACCES
+
+
+class Disconnected(RegistryError):
+    """The way to a registry failed or broke before an answer was whole: the same may work a moment later."""
+
+
+class NotTls(RegistryError):
+    """A registry that answers, but does not speak TLS."""

@@ -115,7 +115,7 @@ class FakePool:
         self.counts = (0, 0, 0)
 
     def own_properties(self) -> dict[str, tuple[str, str]]:
-        own = {"comment": ("-", "default")}
+        own = {"comment": ("-", "default"), "images": (f"{self.name}/images", "default")}
         return own | {f"feature@{one.name}": ("enabled", "local") for one in features.ALL}
 
     def exists(self, name: str) -> bool:

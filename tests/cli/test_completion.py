@@ -20,10 +20,10 @@ from tests.cli.fake import FakeMachine, FakePool, add_snapshots
     [
         (["cr"], ["create"]),
         (["pool", "l"], ["list"]),
-        (["image", ""], ["import", "list", "verify"]),
+        (["image", "ver"], ["verify"]),
         (["um"], ["umount"]),
         (["help", "prop"], ["properties"]),
-        (["help", "image", "i"], ["import"]),
+        (["help", "image", "im"], ["import"]),
         (["bogus", ""], []),
         (["list", "--rec"], ["--recursive"]),
         (["list", "--", "-"], []),

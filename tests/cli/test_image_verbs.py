@@ -80,7 +80,7 @@ def test_import_from_standard_input(tank: FakePool, run: Run, monkeypatch: pytes
         (["/a", "tank/x@1", "/b"], 2, "missing image name for source '/b'"),
         (["/a", "tank/x@1", "/b", "tank/x@1"], 2, "image name 'tank/x@1' is given more than once"),
         (["-", "tank/x@1", "-", "tank/x@2"], 2, "standard input ('-') can be one image only"),
-        (["-f", "zip", "/a", "tank/x@1"], 2, "invalid format 'zip': auto, dir or tar is expected"),
+        (["-f", "zip", "/a", "tank/x@1"], 2, "invalid format 'zip': auto, dir, tar, oci-dir, "),
         (["-J", "0", "/a", "tank/x@1"], 2, "invalid number of jobs '0': 1 to 64 is expected"),
         (["/a", "tank/x"], 1, "cannot import 'tank/x': missing '@' delimiter in snapshot name; an image is named"),
         (["/a", "tank/x@a%b"], 1, "cannot import 'tank/x@a%b': invalid character % in name"),

@@ -92,7 +92,7 @@ tank  health    ONLINE  -
     )
     assert run("pool", "get", "-Hp", "-o", "value", "size", "tank").out == "4026531840\n"
     assert run("pool", "get", "-Hp", "cap,guid").out == "tank\tcapacity\t0\t-\ntank\tguid\t15515664079049034598\t-\n"
-    assert len(run("pool", "get", "-H", "all").out.splitlines()) == 10 + len(features.ALL)
+    assert len(run("pool", "get", "-H", "all").out.splitlines()) == 11 + len(features.ALL)
     assert run("pool", "get").status == 2
     assert run("pool", "get", "bogus").status == 2
 

@@ -21,6 +21,7 @@ from lamina.errors import (
 )
 from lamina.pool import Pool, pool_names, pool_of, registry
 from lamina.pool import files as pool_files
+from lamina.pool.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -219,7 +220,8 @@ def test_a_damaged_catalogue(made: Path, content: bytes) -> None:
 def test_a_newer_catalogue_is_refused(made: Path) -> None:
     with closing(sqlite3.connect(made / "catalogue.db")) as database:
         database.execute("PRAGMA user_version = 9")
-    refused(lambda: Pool.open("tank"), UnsupportedPool, "version 9, this lamina knows up to 2; use a newer lamina")
+    words = f"version 9, this lamina knows up to {SCHEMA_VERSION}; use a newer lamina"
+    refused(lambda: Pool.open("tank"), UnsupportedPool, words)
 
 
 def test_opened_for_reading_does_not_write(made: Path) -> None:

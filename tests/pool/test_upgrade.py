@@ -12,11 +12,11 @@ import pytest
 
 from lamina.errors import Busy, DamagedData, UnsupportedPool
 from lamina.pool import Pool, features, files, registry
-from lamina.pool.catalogue import POOL_SCHEMA
 from lamina.pool.recovery import upgrade as upgrading
 from lamina.pool.recovery.recover import recover_pool
 from lamina.pool.recovery.removing import destroy_pool
 from lamina.pool.recovery.upgrade import examine, upgrade_pool
+from lamina.pool.schema import POOL_SCHEMA, SCHEMA_VERSION
 from lamina.store.database import STORE_SCHEMA
 from tests.pool.example import impatient
 from tests.pool.trees import write_tree
@@ -148,7 +148,7 @@ def test_broken_off_and_done_again(old: Path, monkeypatch: pytest.MonkeyPatch, s
             assert database.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'copy'").fetchone() == (0,)
         assert len((old / "catalogue.db").read_bytes()) == len(before)
     else:
-        assert (examine("tank").version, examine("tank").missing) == (2, list(features.ALL))
+        assert (examine("tank").version, examine("tank").missing) == (SCHEMA_VERSION, list(features.ALL))
     upgrade_pool("tank")
     with Pool.open("tank") as pool:
         whole(pool)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from lamina.replication.tokens import parse_token
 from tests.pool.processes import run
 from tests.pool.trees import Library, many_files, write_tree
 from tests.replication import minimal_reader
-from tests.replication.forging import borders, frames, stream
+from tests.replication.forging import RECORD, borders, frames, stream
 from tests.replication.kit import contents, receive, same_datasets, send, sound, state
 
 KILLS = int(os.environ.get("LAMINA_KILLS", "12"))
@@ -245,63 +244,82 @@ def test_what_never_becomes_whole_is_not_kept(tank: Pool, back: Pool, library: L
 # -- killed ---------------------------------------------------------------------------------------------------------
 
 
-def slowly(ready: Callable[[], object], path: Path, name: str, resumable: bool) -> None:
-    """Receive a stream in a process of its own, with time between frames."""
-    data = path.read_bytes()
-    edges = borders(data)
+NOTED = 100_000
+"""Bytes after which the receiver notes what has come, in the test below."""
 
-    class Slow:
-        at = 0
 
-        def read(self, size: int = -1, /) -> bytes:
-            if self.at in edges:
-                time.sleep(0.002)
-            part = data[self.at : self.at + size]
-            self.at += len(part)
-            return part
+class Deadly:
+    """A stream whose reader is killed, with all its threads, as it asks for more than the first ``end`` bytes."""
 
+    def __init__(self, data: bytes, end: int) -> None:
+        self.data = data
+        self.end = end
+        self.at = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        if self.at + size > self.end:
+            os.kill(os.getpid(), signal.SIGKILL)
+        part = self.data[self.at : self.at + size]
+        self.at += len(part)
+        return part
+
+
+def killed_at(path: Path, end: int, name: str, resumable: bool) -> None:
+    """Receive the beginning of a stream in a process of its own, which is killed there."""
     from lamina.replication.destination import ReceiveOptions
     from lamina.replication.receiving import receive_stream
 
     with Pool.open("back", write=True) as pool:
-        ready()
-        receive_stream(pool, Slow(), name, ReceiveOptions(resumable=resumable))
+        receive_stream(pool, Deadly(path.read_bytes(), end), name, ReceiveOptions(resumable=resumable))
+
+
+def noted(data: bytes) -> list[tuple[int, int]]:
+    """Where a receiver of a stream notes what has come, and how many objects that are then."""
+    found = []
+    objects = stored = before = 0
+    for edge, (kind, payload) in zip(borders(data)[2:], frames(data), strict=True):
+        if kind == Frame.OBJECT:
+            objects += 1
+            stored += len(payload) - RECORD.size - 4
+            whole = objects - objects % 2  # in groups of two, see ``small_groups``
+            if stored - before >= NOTED and whole:
+                found.append((edge, whole))
+                before = stored
+    return found
 
 
 def test_killed_receives(
     tank: Pool, back: Pool, place: Path, small_groups: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kill -9 at random moments: nothing half-made is seen; with ``-s`` it goes on from what was noted."""
-    monkeypatch.setattr("lamina.replication.saving._SECONDS", 0.01)
+    """kill -9 anywhere in the stream: nothing half-made is seen; with ``-s`` it goes on from what was noted."""
+    monkeypatch.setattr("lamina.replication.saving._SECONDS", 3600.0)
+    monkeypatch.setattr("lamina.replication.saving._BYTES", NOTED)
     tank.import_image(many_files(place / "source", 60, 20_000, 3).path, "tank/i@1")
     (place / "stream").write_bytes(data := send(tank, "tank/i@1"))
-    span = 0.003 * len(borders(data)) + 0.05
-    gone_on = 0
-    for number in range(KILLS):
+    notes = noted(data)
+    assert len(notes) > 5
+    # Spread over the stream; then all of it, before it is found to end; then right where something was just noted.
+    places = [len(data) * number // KILLS + 16 for number in range(KILLS)]
+    for number, end in enumerate([*places, len(data), len(data), notes[0][0], notes[-1][0]]):
         resumable = number % 3 > 0
         name = f"back/k{number}"
-        child = run(slowly, place / "stream", name, resumable, ready=True)
-        child.wait_ready()
-        time.sleep(span * (number + 0.5) / KILLS)
-        child.kill()
+        assert run(killed_at, place / "stream", end, name, resumable).died() == signal.SIGKILL
+        kept = [objects for edge, objects in notes if edge <= end] if resumable else []
         with Pool.open("back", write=True) as pool:
-            if pool.exists(f"{name}@1"):
-                pool.destroy(name, recursive=True)
-            elif pool.exists(name):
-                assert resumable
-                pool.gc()
+            assert not pool.exists(f"{name}@1")
+            assert pool.exists(name) == bool(kept)
+            pool.gc()
+            if kept:
                 partial = find_partial(pool._catalogue, pool._catalogue.dataset(name).id)
                 assert partial is not None
-                receive(pool, send(tank, parse_token(partial.token)), name, resumable=True)
-                gone_on += 1
+                saved = parse_token(partial.token)
+                assert saved.objects == kept[-1]
+                receive(pool, send(tank, saved), name, resumable=True)
                 assert not pool.verify(f"{name}@1", place / "source")
                 pool.destroy(name, recursive=True)
-            assert not pool.exists(name)
-            pool.gc()
+                pool.gc()
             assert pool._database.query("SELECT count(*) FROM object WHERE kind < 4") == [(0,)]
-            if number % 5 == 0 or number == KILLS - 1:
-                assert not pool._database.query("SELECT * FROM lease")
-    assert gone_on > KILLS // 6
+            assert len(pool._database.query("SELECT * FROM lease")) <= 1  # its own
     receive(back, data, "back/after")
     sound(back)
 

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rename": ("rename", "rename a dataset or a snapshot"),
     "send": ("send", "write a snapshot, or what changed since another, as a stream"),
     "receive": ("receive", "read a stream that 'lamina send' wrote into a pool"),
+    "sync": ("sync", "bring a dataset here or on another host up to date, sending only what is not there"),
     "prune": ("prune", "destroy old snapshots by rules of what to keep"),
     "diff": ("diff", "show what differs between a snapshot and another state"),
     "list": ("list", "list datasets, snapshots and images with their space"),
@@ -27,7 +28,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "mount": ("mount", "mount a snapshot, a dataset or a whole pool; list mounts"),
     "unmount": ("unmount", "undo a mount"),
     "image import": ("image_import", "take container images into the pool"),
+    "image pull": ("image_pull", "pull an image from a registry"),
+    "image export": ("image_export", "write an image into a file for other programs"),
+    "image push": ("image_push", "push an image to a registry"),
     "image list": ("image_list", "list images and what each one costs"),
+    "image inspect": ("image_inspect", "show what an image is: digest, labels, layers, environment"),
+    "image history": ("image_history", "show how an image was made, step by step"),
+    "image layers": ("image_layers", "list the layers of an image and what they take"),
+    "image du": ("image_du", "add up what images take, by repository"),
+    "image tag": ("image_tag", "give an image another name"),
+    "image rm": ("image_rm", "remove images"),
     "image verify": ("image_verify", "compare an image with a directory, byte for byte"),
     "pool create": ("pool_create", "make a directory a pool"),
     "pool list": ("pool_list", "list pools and their space"),
@@ -52,7 +62,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 ALIASES = {"umount": "unmount", "image ls": "image list", "ls": "list", "snap": "snapshot", "recv": "receive"}
 
-HIDDEN = {"__complete": "complete", "__scrub": "scrub_process", "__objects": "serve_objects"}
+HIDDEN = {"__complete": "complete", "__scrub": "scrub_process", "__objects": "serve_objects", "__sync": "serve_sync"}
 """Verbs that programs call, not people."""
 
 GROUPS = ("image", "pool")

@@ -6,6 +6,7 @@ on with the same nodes. So what is read is the nodes around the changes and thos
 
 from collections.abc import Iterator
 
+from lamina.fs.imagearea import AREA_KEY
 from lamina.fs.node import Node
 from lamina.fs.tree import TreeReader
 
@@ -13,10 +14,21 @@ ItemChange = tuple[bytes, bytes | None, bytes | None]
 """A key, its value in the old tree and in the new one; None where the tree does not have it."""
 
 
-def item_diff(old: TreeReader, new: TreeReader) -> Iterator[ItemChange]:
-    """Items that are not the same in both trees, by key. Raises ``DamagedData`` where a node is none."""
-    a, b = _Cursor(old), _Cursor(new)
+def item_diff(old: TreeReader, new: TreeReader, end: bytes = AREA_KEY) -> Iterator[ItemChange]:
+    """Items that are not the same in both trees, by key, up to ``end``: unless told, those of the root file systems.
+
+    Raises ``DamagedData`` where a node is none.
+    """
+    for change in _differing(_Cursor(old), _Cursor(new), end):
+        if change[0] >= end:
+            return
+        yield change
+
+
+def _differing(a: "_Cursor", b: "_Cursor", end: bytes) -> Iterator[ItemChange]:
     while a.node is not None and b.node is not None:
+        if a.is_behind(end) and b.is_behind(end):
+            return
         if a.node.level > b.node.level:
             a.descend()
         elif b.node.level > a.node.level:
@@ -57,6 +69,13 @@ class _Cursor:
         self.at = at
         while self.node is not None and self.at == len(self.node.keys):
             self.node, self.at = self._above.pop() if self._above else (None, 0)
+
+    def is_behind(self, key: bytes) -> bool:
+        """Whether all items from here come behind a key, as far as this node tells."""
+        node = self.node
+        if node is None:
+            return True
+        return node.keys[self.at] >= key if not node.level else self.at > 0 and node.keys[self.at - 1] >= key
 
     def rest(self) -> Iterator[tuple[bytes, bytes]]:
         """All items from here."""

@@ -42,6 +42,10 @@ unpack_number_key = _KEY_U64.unpack
 """(inode number, kind, number) of a key made by ``number_key``."""
 _INODE = struct.Struct("<IIIIQqIqIqIQI")
 _PARENT = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+_NLINK = 12
+_TIMES, _RDEV = 24, 60
+"""Where the link count, the times and the device number stand in an INODE item."""
 _INODE_HEAD = struct.Struct("<I8xIQ")
 _DIRENT = struct.Struct("<QB")
 _EXTENT = struct.Struct("<II32s")
@@ -118,6 +122,28 @@ def pack_status(status: os.stat_result, nlink: int, parent: int) -> bytes:
     return _INODE.pack(
         status.st_mode, status.st_uid, status.st_gid, nlink, status.st_size, *mtime, *ctime, *atime, status.st_rdev, 0
     ) + _PARENT.pack(parent)
+
+
+def pack_fields(
+    mode: int, uid: int, gid: int, nlink: int, size: int, times: tuple[int, int, int], rdev: int, parent: int
+) -> bytes:
+    """Value of an INODE item, ``times`` being mtime, ctime and atime in ns: what importing a tar does for every file.
+    """
+    mtime, ctime, atime = times
+    return _INODE.pack(
+        *(mode, uid, gid, nlink, size, mtime // NS, mtime % NS, ctime // NS, ctime % NS, atime // NS, atime % NS),
+        *(rdev, 0),
+    ) + _PARENT.pack(parent)
+
+
+def set_links(value: bytes, nlink: int, parent: int) -> bytes:
+    """Value of an INODE item that ``pack_fields`` made, with another link count and parent."""
+    return value[:_NLINK] + _U32.pack(nlink) + value[_NLINK + _U32.size : _INODE.size] + _PARENT.pack(parent)
+
+
+def set_status(value: bytes, other: bytes) -> bytes:
+    """Value of an INODE item with the mode, owner and times of ``other``."""
+    return other[:_NLINK] + value[_NLINK:_TIMES] + other[_TIMES:_RDEV] + value[_RDEV:]
 
 
 def unpack_inode(ino: int, value: bytes) -> Inode:

@@ -3,6 +3,7 @@
 from collections.abc import Container
 from stat import S_IFDIR, S_ISDIR
 
+from lamina.fs.imagearea import AREA_KEY
 from lamina.fs.node import DIRENT, inode_key, key_ino, unpack_dirent, unpack_inode
 from lamina.fs.view import StoredTree
 
@@ -35,6 +36,8 @@ class Parents:
     def _search(self) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
         for leaf in self._tree.reader.leaves():
+            if leaf.keys[0] >= AREA_KEY:
+                break
             for key, value in zip(leaf.keys, leaf.values, strict=True):
                 if key[8] == DIRENT:
                     entry = unpack_dirent(key, value)

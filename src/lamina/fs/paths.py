@@ -1,10 +1,11 @@
-"""From inode numbers back to paths, in a tree that may have lost nodes."""
+"""From inode numbers back to paths, in a tree that may have lost nodes. The image area has none."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from stat import S_IFDIR
 
 from lamina.errors import DamagedData, LaminaError
+from lamina.fs.imagearea import AREA_KEY, IMAGE_INO
 from lamina.fs.node import DIRENT, EXTENT, Node, key_ino, kind_key, unpack_dirent
 from lamina.fs.tree import TreeReader
 from lamina.fs.types import ROOT_INO
@@ -105,7 +106,7 @@ class Paths:
     def _climb(self, inodes: Iterable[int]) -> None:
         """Learn the edges of ``inodes`` and of all above them, a level at a time."""
         wanted = set(inodes)
-        while wanted := {ino for ino in wanted if ino != ROOT_INO and ino not in self._edges}:
+        while wanted := {ino for ino in wanted if ROOT_INO < ino < IMAGE_INO and ino not in self._edges}:
             below: dict[int, set[int]] = {}
             for ino in wanted:
                 below.setdefault(self._parent(ino), set()).add(ino)
@@ -144,7 +145,7 @@ class Paths:
 
     def _entries(self) -> Iterator[tuple[int, bytes, int, int]]:
         """(directory, name, inode number, type) of all entries that can be read."""
-        for key, value in readable(self._tree.reader):
+        for key, value in readable(self._tree.reader, end=AREA_KEY):
             if key[8] == DIRENT:
                 entry = unpack_dirent(key, value)
                 yield key_ino(key), entry.name, entry.ino, entry.mode_type

@@ -5,15 +5,20 @@ it says is kept as a ``Summary``; two neighbours' summaries join to that of both
 inode and every inode as many names as it says is a statement about the whole tree. It is made of sums: each name adds
 the hash of its inode, each inode takes away ``nlink`` times its own. Only what cancels out is right (but for one case
 in 2**60 or so, anew with each process).
+
+The image area (:mod:`lamina.fs.imagearea`) hangs below a directory of its own, a second root: its names and inodes are
+held to the same rules, and to those of the area, but no total counts them.
 """
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 from typing import Any
 
 from lamina.errors import DamagedData
+from lamina.fs.imagearea import AREA_KEY, CONFIG_INO, IMAGE_INO, named_ino
 from lamina.fs.node import (
     DIRENT,
     EXTENT,
@@ -59,7 +64,10 @@ class Run:
 
 @dataclass(slots=True)
 class Summary:
-    """What a run of leaves says. ``head`` are items at its beginning whose inode item is not among them."""
+    """What a run of leaves says. ``head`` are items at its beginning whose inode item is not among them.
+
+    The counts are those of the root file system, but for ``area`` and ``configs``.
+    """
 
     inodes: int = 0
     files: int = 0
@@ -77,6 +85,10 @@ class Summary:
     below: Edges = ()
     orphans: int = 0
     """Inodes that do not know their parents."""
+    area: int = 0
+    """Inodes of the image area."""
+    configs: int = 0
+    """Those of them that are its config."""
     head: Run | None = None
     tail: Run | None = None
     broken: bool = False
@@ -125,6 +137,8 @@ def join(left: Summary, right: Summary) -> Summary:
         left.edges + right.edges,
         (left.below, right.below) if left.below and right.below else left.below or right.below,
         left.orphans + right.orphans,
+        left.area + right.area,
+        left.configs + right.configs,
         head,
         tail,
         left.broken or right.broken,
@@ -182,16 +196,26 @@ def _read_leaf(node: Node) -> Leaf:
     # The inode at hand, as in ``Run``; its type is -1 before the first one and 0 where its inode item lies before.
     last, mode_type, size, kinds, first_extent, end = 0, -1, 0, 0, -1, 0
     links = homes = parents = edges = data_bytes = 0
+    seen = False
     for key, value in zip(node.keys, node.values, strict=True):
         ino, kind = unpack_key(key)
         if kind == INODE:
             if mode_type > 0:
                 if kinds & ~_ALLOWED.get(mode_type, _ANY) or end > size or mode_type == S_IFLNK:
                     problems += _finished(Run(last, mode_type, size, kinds, first_extent, end))
-            elif mode_type == 0 and not sums.inodes:
+            elif mode_type == 0 and not seen:
                 sums.head = Run(last, 0, 0, kinds, first_extent, end)
             mode, nlink, size, parent = inode_head(value)
             last, mode_type, kinds, first_extent, end = ino, mode & 0o170000, 0, -1, 0
+            seen = True
+            if ino >= IMAGE_INO:
+                sums.area += 1
+                sums.configs += ino == CONFIG_INO
+                problems += _area_inode(ino, mode_type, nlink, parent)
+                if ino != IMAGE_INO:
+                    links += nlink * hash((ino, mode_type, _SALT))
+                    parents += hash((ino, parent, _SALT))
+                continue
             sums.inodes += 1
             links += nlink * hash((ino, mode_type, _SALT))
             if mode_type == S_IFREG:
@@ -221,7 +245,8 @@ def _read_leaf(node: Node) -> Leaf:
             elif offset < end:
                 problems.append(f"inode {ino} has extents that overlap")
             end = offset + length
-            data_bytes += length
+            if ino < IMAGE_INO:
+                data_bytes += length
             need = start + length
             if chunks.get(chunk, -1) < need:
                 chunks[chunk] = need
@@ -237,18 +262,32 @@ def _read_leaf(node: Node) -> Leaf:
             else:
                 links -= hash((child, letter << 12, _SALT))
             name = value[9:]
+            if (ino == IMAGE_INO or child >= IMAGE_INO) and (ino != IMAGE_INO or child != named_ino(name)):
+                problems.append(f"directory {ino} has an entry {name!r:.90} that is of another inode, {child}")
             if not name or b"/" in name or b"\0" in name or name in (b".", b".."):
                 problems.append(f"directory {ino} has an entry with a name that cannot be")
         elif kind not in (XATTR, SYMLINK):
             problems.append(f"inode {ino} has an item of a kind that is not known")
     sums.tail = Run(last, mode_type, size, kinds, first_extent, end)
-    if not mode_type and sums.head is None and not sums.inodes:
+    if not mode_type and sums.head is None and not seen:
         sums.head = sums.tail
     sums.links, sums.homes, sums.parents, sums.edges, sums.data_bytes = links, homes, parents, edges, data_bytes
     sums.below = tuple(below)
     sums.largest = last
+    if last >= IMAGE_INO:
+        behind = bisect_left(node.keys, AREA_KEY)
+        sums.largest = key_ino(node.keys[behind - 1]) if behind else 0
     sums.problems = tuple(problems[:_MOST_PROBLEMS])
     return Leaf(sums, chunks)
+
+
+def _area_inode(ino: int, mode_type: int, nlink: int, parent: int) -> list[str]:
+    """What is wrong with an inode of the image area."""
+    if ino == IMAGE_INO:
+        right = (mode_type, nlink, parent) == (S_IFDIR, 2, IMAGE_INO)
+        return [] if right else ["the directory of the image's layers is not as it should be"]
+    right = (mode_type, nlink, parent) == (S_IFREG, 1, IMAGE_INO)
+    return [] if right else [f"inode {ino} of the image's layers is not a file of one name in their directory"]
 
 
 _DIRECTORY = S_IFDIR >> 12
@@ -257,6 +296,7 @@ _ALLOWED = {mode_type: _ANY | 1 << kind for kind, mode_type in _TYPES.items()}
 """Kinds of items that an inode of a type may have, as bits."""
 _SALT = "names"
 _EDGE = "edge"
+_ROOTS = (ROOT_INO, IMAGE_INO)
 """Strings, whose hashes are salted anew in each process (object.__hash__ in the language reference)."""
 
 
@@ -279,6 +319,8 @@ def tree_problems(summary: Summary, totals: Totals, reader: TreeReader, known: s
             problems.append(f"it holds {mine} {what}, its root says {told}")
     if summary.largest >= totals.next_ino:
         problems.append(f"inode {summary.largest} is there, its root says that the next one is {totals.next_ino}")
+    if summary.area and not summary.configs:
+        problems.append("its image has no config")
     root = hash((ROOT_INO, S_IFDIR, _SALT))
     right = summary.links == 2 * root and summary.homes == hash((ROOT_INO, _SALT))
     # Where some inodes do not know their parents, or have several, sums of parents do not cancel out.
@@ -343,16 +385,16 @@ def _explained(reader: TreeReader) -> Iterator[str]:
             yield f"a name of inode {ino} says another type than the inode"
         if mode_type == S_IFDIR:
             wanted = 2 + len(below.get(ino, []))
-            if len(held) != (ino != ROOT_INO):
+            if len(held) != (ino not in _ROOTS):
                 yield f"directory {ino} has {len(held)} names"
         else:
             wanted = len(held)
         if nlink != wanted:
             yield f"inode {ino} has {wanted} links, it says {nlink}"
-        if parent and ino != ROOT_INO and all(holder != parent for holder, _ in held):
+        if parent and ino not in _ROOTS and all(holder != parent for holder, _ in held):
             yield f"inode {ino} says that directory {parent} holds it, which does not"
-    seen = {ROOT_INO}
-    stack = [ROOT_INO]
+    seen = set(_ROOTS)
+    stack = [*_ROOTS]
     while stack:
         for child in below.get(stack.pop(), []):
             if child not in seen:

@@ -3,18 +3,31 @@
 import stat
 import struct
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
+from lamina.fs.imagearea import AREA_KEY
 from lamina.fs.node import EXTENT, INODE, pack_root
 from lamina.fs.tree import build
 from lamina.fs.types import Totals
+from lamina.store.codec import Buffer
 from lamina.store.record import Kind
-from lamina.store.writer import StoreWriter
 
 _U32 = struct.Struct("<I")
 
 
-def write_tree(items: Iterable[tuple[bytes, bytes]], next_ino: int, writer: StoreWriter) -> tuple[bytes, Totals]:
-    """Write a tree from ascending items: the key of its root object, and its totals, counted on the way."""
+class Puts(Protocol):
+    """What stores objects: a ``StoreWriter``, mostly."""
+
+    def put(self, data: Buffer, kind: int) -> bytes:
+        """Store one object; its key."""
+        ...
+
+
+def write_tree(items: Iterable[tuple[bytes, bytes]], next_ino: int, writer: Puts) -> tuple[bytes, Totals]:
+    """Write a tree from ascending items: the key of its root object, and its totals, counted on the way.
+
+    ``next_ino`` and the totals are those of the root file system: the image area is left out.
+    """
     counter = _Counter()
     height, top = build(counter.counted(items), lambda node: writer.put(node, Kind.NODE))
     totals = Totals(counter.inodes, counter.files, counter.directories, counter.data_bytes, next_ino)
@@ -29,8 +42,13 @@ class _Counter:
         self.data_bytes = 0
 
     def counted(self, items: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        for item in items:
+        rest = iter(items)
+        for item in rest:
             key, value = item
+            if key >= AREA_KEY:
+                yield item
+                yield from rest
+                return
             kind = key[8]
             if kind == EXTENT:
                 self.data_bytes += _U32.unpack_from(value)[0]

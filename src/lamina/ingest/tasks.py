@@ -110,6 +110,19 @@ class Workers:
                 self._ready.wait(0.05)
         self.check()
 
+    def help_until(self, done: Callable[[], bool]) -> None:
+        """Help until ``done`` says that some tasks are, whatever others there are. Raises earlier errors."""
+        while not done():
+            self.check()
+            task = self._take()
+            if task is not None:
+                self._run(task)
+                continue
+            with self._ready:
+                if not done():
+                    self._ready.wait(0.05)
+        self.check()
+
     def close(self) -> None:
         """Stop: what has not begun is dropped, what runs is waited for; long tasks ask ``check`` as they go."""
         with self._ready:

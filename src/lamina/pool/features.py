@@ -18,6 +18,7 @@ class Feature:
 ALL = (
     Feature("bookmarks", "Bookmarks of snapshots, and holds that keep a snapshot."),
     Feature("full_names", "Records of all names in the packs: a backup of the catalogue that lets older ones go."),
+    Feature("image_layers", "Images keep their config and layers, so that these can be written again bit for bit."),
     Feature("node_copies", "Tree nodes and names are kept twice, in different packs, and data as 'copies' says."),
     Feature("parent_links", "Files know the directory that holds them, so that they are named by their paths."),
 )

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from lamina.errors import AlreadyExists, DamagedData, LaminaError, NoSpace, NotFound, UnsupportedPool
 from lamina.pool import files, registry
-from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue
+from lamina.pool.catalogue import Catalogue
 from lamina.pool.names import check_pool_name, printable
-from lamina.pool.ownproperties import check_properties
+from lamina.pool.ownproperties import check_properties, stored_value
 from lamina.pool.properties import parse_properties
 from lamina.pool.recording import former_guids
+from lamina.pool.schema import POOL_SCHEMA, SCHEMA_VERSION
 from lamina.store.database import Database
 from lamina.store.disk import Disk
 
@@ -52,7 +53,8 @@ def create_pool(
             with pool._writer() as writer, pool._catalogue.change(writer) as change:
                 pool._catalogue.set_meta("guid", marker.guid)
                 for key, value in own_properties.items():
-                    pool._catalogue.set_meta(key, value)
+                    if value:
+                        pool._catalogue.set_meta(key, stored_value(key, value))
                 change.pool = bool(own_properties)
                 pool._catalogue.add_dataset(change, name, stored)
             registry.add(name, place)

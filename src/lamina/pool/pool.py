@@ -20,12 +20,13 @@ from lamina.pool.catalogue import Catalogue
 from lamina.pool.empty import empty_tree
 from lamina.pool.figures import limits
 from lamina.pool.figures.accounting import Accounting
+from lamina.pool.importing.methods import Images
 from lamina.pool.lineage.methods import Lineage
 from lamina.pool.lineage.renaming import missing_above
 from lamina.pool.listing import find_entry, list_entries
 from lamina.pool.names import check_dataset_name, check_name, pool_of_name, printable
 from lamina.pool.properties import check_inherit, parse_properties
-from lamina.pool.reports import Difference, GcReport, ImportReport, PoolSpace, PoolStatus, ScanStatus
+from lamina.pool.reports import GcReport, ImportReport, PoolSpace, PoolStatus, ScanStatus
 from lamina.pool.values import Entry, PropertyValue, Values
 from lamina.store.backend import LocalBackend
 from lamina.store.database import Database
@@ -52,11 +53,10 @@ MOST_COPIES = 3
 # ``Pool.list`` hides the type's name inside the class.
 Names = list[str]
 Entries = list[Entry]
-Differences = list[Difference]
 Answers = list[dict[str, PropertyValue]]
 
 
-class Pool(Lineage):
+class Pool(Lineage, Images):
     """An open pool. Use as a context manager, or ``close`` it. For one thread, but for the trees it gives out."""
 
     def __init__(self, path: Path, marker: files.PoolMarker, database: Database) -> None:
@@ -399,14 +399,6 @@ class Pool(Lineage):
         from lamina.pool.importing.images import import_image
 
         return import_image(self, source, name, progress=progress, format=format, jobs=jobs)
-
-    def verify(
-        self, snapshot: str, against: str | Path, *, progress: "Callable[..., None] | None" = None
-    ) -> Differences:
-        """Compare a snapshot with a directory: contents and all metadata. An empty list: they are equal."""
-        from lamina.pool.importing.verify import verify_tree
-
-        return verify_tree(self.tree(snapshot), Path(against), progress)
 
     def gc(
         self,

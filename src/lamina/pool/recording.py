@@ -23,7 +23,7 @@ _HISTORY_KEPT = 1000
 """Commands of the history that a full record carries."""
 _HISTORY_BYTES = 256 << 10
 _BOOKMARK = ("id", "dataset", "name", "guid", "creation", "txg")
-PROPERTIES = ("comment",)
+PROPERTIES = ("comment", "images")
 """Properties of the pool as a whole; each is a row of ``meta``."""
 
 

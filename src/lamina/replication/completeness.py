@@ -1,6 +1,6 @@
 """Whether a tree that was received is whole, and exactly which objects it reaches."""
 
-from lamina.errors import DamagedData, StreamError
+from lamina.errors import DamagedData, MissingObjects, StreamError
 from lamina.fs.node import unpack_root
 from lamina.pool.checking.walking import Walked, Walker
 from lamina.replication.nearby import KnownTree, compare
@@ -39,7 +39,7 @@ class TreeCheck:
         except DamagedData as error:
             raise StreamError(f"invalid stream: the tree of '{name}' is not whole: {error}") from None
         if walked.missing:
-            raise StreamError(
+            raise MissingObjects(
                 f"invalid stream: it lacks {len(walked.missing)} objects that '{name}' needs, such as "
                 f"{min(walked.missing).hex()}"
             )

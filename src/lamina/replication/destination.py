@@ -35,7 +35,9 @@ class ReceiveOptions:
 
     ``naming``: ``exact``, or below the destination the sender's name without its pool (``path``, ``-d``), or its last
     part (``last``, ``-e``). ``properties`` (stored form) are set instead of what the stream says, ``excluded`` are left
-    as they are. ``alone``: nothing may follow the stream.
+    as they are. ``alone``: nothing may follow the stream. ``parents``: datasets that are missing above are made.
+    ``negotiated``: the sender was told what is here (``sync``), what came of streams that were cut included; datasets
+    that have nothing in them are as good as new.
     """
 
     force: bool = False
@@ -46,6 +48,8 @@ class ReceiveOptions:
     properties: Mapping[str, str] = field(default_factory=dict)
     excluded: frozenset[str] = frozenset()
     alone: bool = True
+    parents: bool = False
+    negotiated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,12 @@ class Destination:
         self._options = options
         self._begin = begin
         dataset, self._tag = split_snapshot(word)
-        self._make_above = options.naming != "exact"
+        self._make_above = options.naming != "exact" or options.parents
         if self._tag is not None and (begin.package or begin.snapshots > 1):
             raise LaminaError(what(None) + "destination cannot specify snapshot name for multi-snapshot stream")
         if pool_of_name(dataset) != pool.name:
             raise NotFound(f"{what(None)}no such pool '{printable(pool_of_name(dataset))}'")
-        if self._make_above:
+        if options.naming != "exact":
             if self._tag is not None:
                 raise InvalidName(f"{what(None)}-d and -e take a dataset, '{printable(word)}' is a snapshot")
             if self._catalogue.find_dataset(dataset) is None:
@@ -121,6 +125,8 @@ class Destination:
             raise InvalidName(f"{refused}invalid name '{printable(name)}': {reason}")
         row = self._catalogue.find_dataset(dataset)
         partial = find_partial(self._catalogue, row.id) if row is not None else None
+        if row is not None and resume is None and self._options.negotiated:
+            return replace(self._told(row, tag, snapshot, refused), partial=partial)
         if row is not None and (partial is not None or resume is not None):
             return self._resumed(row, tag, snapshot, resume, partial, refused)
         if resume is not None:
@@ -134,10 +140,7 @@ class Destination:
     # -- a dataset that is not there ------------------------------------------------------------------------------
 
     def _new(self, dataset: str, tag: str, sent: SentDataset, snapshot: SentSnapshot, refused: str) -> Arrival:
-        above = missing_above(self._catalogue, dataset)
-        if above and not self._make_above:
-            parent = parent_of(dataset) or dataset
-            raise NotFound(f"cannot open '{parent}': dataset does not exist\n{refused}unable to restore to destination")
+        above = self.missing(dataset, refused)
         base = None
         if snapshot.base is not None:
             if sent.origin is None or sent.origin.guid != snapshot.base.guid:
@@ -149,6 +152,15 @@ class Destination:
                     f"'{printable(sent.origin.name)}' first"
                 )
         return Arrival(dataset, tag, above=above, base=base, origin=base is not None)
+
+    def missing(self, dataset: str, refused: str) -> list[str]:
+        """What has to be made above a dataset. Raises ``NotFound`` where that was not asked for."""
+        above = missing_above(self._catalogue, dataset)
+        within = self._options.negotiated and all(f"{one}/".startswith(f"{self.top}/") for one in above)
+        if above and not (self._make_above or within):
+            parent = parent_of(dataset) or dataset
+            raise NotFound(f"cannot open '{parent}': dataset does not exist\n{refused}unable to restore to destination")
+        return above
 
     def _find_origin(self, guid: int) -> SnapshotRow | None:
         """A snapshot of this guid anywhere in the pool: where several are, the one with the nearest name."""
@@ -218,6 +230,20 @@ class Destination:
         except Busy as error:
             raise Busy(f"{refused}{error}") from None
         return doomed
+
+    def _told(self, row: DatasetRow, tag: str, snapshot: SentSnapshot, refused: str) -> Arrival:
+        """A stream of a sender that knows what is here: what has no snapshots yet is as if it were made by it."""
+        if not self._catalogue.snapshots(row.id):
+            origin = self._catalogue.snapshot_by_id(row.origin) if row.origin is not None else None
+            if snapshot.base is None and origin is None and row.head is None:
+                return Arrival(row.name, tag, row)
+            if snapshot.base is not None and origin is not None and origin.guid == snapshot.base.guid:
+                if row.head != origin.root and not self._options.force:
+                    raise Busy(f"{refused}destination {row.name} has been modified\nsince most recent snapshot")
+                return Arrival(row.name, tag, row, base=origin)
+        if snapshot.base is None:
+            return self._over(row, tag, snapshot, refused)
+        return self._upon(row, tag, snapshot, refused)
 
     # -- going on -------------------------------------------------------------------------------------------------
 

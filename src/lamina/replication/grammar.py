@@ -8,7 +8,12 @@ from lamina.replication.messages import Begin, End, Kept, SentDataset, SentSnaps
 from lamina.replication.stream import Frame, Piece, StreamReader
 
 MOST_KEPT = 1_000_000
-"""Snapshots that a package may say that the sender has: 100 MB."""
+"""Snapshots that one side says that it has."""
+MOST_SAID = 128 << 20
+"""What a stream may say of datasets and of the snapshots that they have at the sender, by this measure, in bytes."""
+_DATASET = 512
+_PAIR = 256
+"""What a dataset takes besides its name; a property, or the name and guid of a snapshot, besides its text."""
 
 _NEXT = {
     Frame.BEGIN: (Frame.DATASET,),
@@ -46,7 +51,7 @@ class Grammar:
         self._reader = reader
         self._contents = Contents()
         self._names: set[str] = set()
-        self._kept = 0
+        self._said = 0
         self._begin: Begin | None = None
         self._snapshots = 0
         self._objects = 0
@@ -98,16 +103,27 @@ class Grammar:
         # The one that was named comes first, and has no name of its own.
         if len(self._contents.datasets) == self.begin.datasets or first == bool(sent.name) or sent.name in self._names:
             raise StreamError(f"invalid stream: the dataset at byte {piece.offset} is one too many, or out of place")
+        properties = sent.properties or {}
+        self._count(piece, _DATASET + sum(_PAIR + len(name) + len(value) for name, value in properties.items()))
         self._names.add(sent.name)
         self._contents.datasets.append(sent)
         self._contents.kept.append({})
 
     def _keep(self, piece: Piece) -> None:
         kept = Kept.parse(piece)
-        self._kept += len(kept.snapshots)
-        if not self.begin.package or kept.dataset != len(self._contents.datasets) - 1 or self._kept > MOST_KEPT:
+        if not self.begin.package or kept.dataset != len(self._contents.datasets) - 1:
             raise StreamError(f"invalid stream: the list of snapshots at byte {piece.offset} is out of place")
+        self._count(piece, sum(_PAIR + len(name) for name, _ in kept.snapshots))
         self._contents.kept[-1].update({guid: name for name, guid in kept.snapshots})
+
+    def _count(self, piece: Piece, size: int) -> None:
+        """All of it is held in memory until the stream ends."""
+        self._said += size
+        if self._said > MOST_SAID:
+            raise StreamError(
+                f"cannot receive: at byte {piece.offset} the stream has said more of datasets, properties and "
+                "snapshots than is held in memory; send what is below the dataset in several streams"
+            )
 
     def _check_datasets(self, piece: Piece) -> None:
         if len(self._contents.datasets) != self.begin.datasets:

@@ -23,7 +23,9 @@ from lamina.store.writer import Encoded, StoreWriter
 _GROUP_BYTES = 1 << 20
 _GROUP_OBJECTS = 256
 _IN_FLIGHT = 24 << 20
-"""Bytes of payloads that wait to be proved or appended."""
+"""Bytes of objects that wait to be proved or appended."""
+_EACH = 1 << 10
+"""Bytes that an object takes in memory besides its payload: a million of one byte each are not small."""
 _WINDOW = 1 << 20
 """Largest window of a zstd frame (``store/codec.py``)."""
 _KINDS = frozenset([Kind.CHUNK, Kind.NODE, Kind.ROOT])
@@ -44,6 +46,11 @@ class _Group:
     count: int
     last: bytes
     task: Task | None
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in memory, about."""
+        return self.size + self.count * _EACH
 
 
 class Proof:
@@ -166,15 +173,15 @@ class Intaking:
             wanted = [one for one in {one.record.key: one for one in some}.values() if one.record.key in fresh]
         if wanted:
             task = self._workers.submit_urgent(self._proof.prove, wanted)
-        self._groups.append(_Group(size, count, last, task))
-        self._in_flight += size
+        self._groups.append(group := _Group(size, count, last, task))
+        self._in_flight += group.weight
         while self._in_flight > _IN_FLIGHT:
             self._append()
 
     def _append(self) -> None:
         """Take the oldest group, proved, into the pool."""
         group = self._groups.popleft()
-        self._in_flight -= group.size
+        self._in_flight -= group.weight
         if group.task is not None:
             try:
                 objects: list[Encoded] = group.task.result()

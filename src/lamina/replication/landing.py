@@ -49,6 +49,14 @@ class Landing:
         row = self._catalogue.find_dataset(name)
         return row is not None and row.id in self._settled
 
+    def is_even(self, name: str, sent: SentDataset) -> bool:
+        """Whether a dataset is there, and a stream has said all of it before."""
+        row = self._catalogue.find_dataset(name)
+        if row is None or (not sent.name and self._options.properties):
+            return False
+        sql = "SELECT name, value FROM received_property WHERE dataset = ?"
+        return sent.properties is None or dict(self._catalogue.database.query(sql, (row.id,))) == sent.properties
+
     def set_properties(self, change: Change, name: str, sent: SentDataset) -> None:
         """Set what a stream says of a dataset, once, but for what was set here, and what the options say.
 
@@ -127,6 +135,7 @@ class Landing:
         database.execute(
             "UPDATE snapshot SET guid = ?, creation = ? WHERE id = ?", (snapshot.guid, snapshot.creation, made)
         )
+        database.execute("INSERT INTO received_snapshot(snapshot, source) VALUES (?, ?)", (made, sent.guid))
         self._catalogue.set_snapshot_properties(change, made, self._user_properties(arrival.name, snapshot))
         if not self._options.skip_holds:
             database.execute_many(

@@ -15,6 +15,7 @@ from functools import reduce
 from pyroaring import BitMap64
 
 from lamina.errors import DamagedData
+from lamina.fs.imagearea import AREA_KEY
 from lamina.fs.node import EXTENT, INODE, Node, extent_chunk, key_ino, unpack_root
 from lamina.fs.structure import Leaf, Summary, join, read_leaf
 from lamina.fs.types import Totals
@@ -66,6 +67,7 @@ class _Sums:
     homes: int = 0
     parents: int = 0
     edges: int = 0
+    configs: int = 0
     chunks: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, leaf: Leaf) -> None:
@@ -79,6 +81,7 @@ class _Sums:
         self.homes += one.homes
         self.parents += one.parents
         self.edges += one.edges
+        self.configs += one.configs
         for key, need in leaf.chunks.items():
             self.chunks[key] = max(need, self.chunks.get(key, 0))
 
@@ -157,7 +160,8 @@ class _Comparison:
             yield start, stop
 
     def _has_inode(self, new: Outline, at: int) -> bool:
-        return self._leaf(new, at).summary.inodes > 0
+        summary = self._leaf(new, at).summary
+        return summary.inodes + summary.area > 0
 
     def _check_sums(self, totals: Totals, before: Totals, added: _Sums, taken: _Sums, new: Outline) -> None:
         _require(totals.inodes == before.inodes + added.inodes - taken.inodes)
@@ -167,7 +171,15 @@ class _Comparison:
         # Names and link counts, directories, who holds what, and the shape: as before, but for what cancels out.
         _require((added.links, added.homes) == (taken.links, taken.homes))
         _require((added.parents, added.edges) == (taken.parents, taken.edges))
-        _require(key_ino(new.last) < totals.next_ino)
+        _require(added.configs == taken.configs)
+        _require(self._largest(new) < totals.next_ino)
+
+    def _largest(self, new: Outline) -> int:
+        """The last inode number of the root file system: that of an image lies before its layers."""
+        if new.last < AREA_KEY:
+            return key_ino(new.last)
+        at, low = max((at, low) for at, (_, low, _) in enumerate(new.ranges()) if low < AREA_KEY)
+        return self._leaf(new, at).summary.largest or key_ino(low)
 
     def _chunks(self, chunks: dict[bytes, int]) -> BitMap64:
         found = self._nodes.locate(list(chunks))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyroaring import BitMap64
 
-from lamina.errors import LaminaError, StreamError
+from lamina.errors import LaminaError, MissingObjects, StreamError
 from lamina.pool.catalogue import Catalogue, Change
 from lamina.pool.checking.walking import Walked
 from lamina.pool.figures.accounting import Accounting
@@ -75,18 +75,20 @@ def receive_stream(
     *,
     progress: Progress | None = None,
     tell: Tell | None = None,
+    writer: "StoreWriter | None" = None,
 ) -> ReceiveReport:
     """Receive a stream into ``destination``, a dataset or snapshot of ``pool``.
 
-    ``tell`` gets a line for each thing done. Raises ``StreamError`` where the stream is not what was sent, and what
-    refuses it: ``NotFound``, ``AlreadyExists``, ``Busy``, ``NoSpace``, ``InvalidName``.
+    ``tell`` gets a line for each thing done; ``writer`` is one that is open, and stays so. Raises ``StreamError`` where
+    the stream is not what was sent, and what refuses it: ``NotFound``, ``AlreadyExists``, ``Busy``, ``NoSpace``,
+    ``InvalidName``.
     """
     keep_freed_memory()
     began = time.monotonic()
     command = pool._catalogue.command
     try:
         with Interrupts() as interrupts:
-            receiver = _Receiver(pool, destination, options or ReceiveOptions(), interrupts, progress, tell)
+            receiver = _Receiver(pool, destination, options or ReceiveOptions(), interrupts, progress, tell, writer)
             report = receiver.run(_buffered(source, interrupts))
     finally:
         pool._catalogue.command = command
@@ -130,6 +132,7 @@ class _Receiver:
         interrupts: Interrupts,
         progress: Progress | None,
         tell: Tell | None,
+        writer: "StoreWriter | None",
     ) -> None:
         self._pool = pool
         self._catalogue: Catalogue = pool._catalogue
@@ -138,6 +141,7 @@ class _Receiver:
         self._interrupts = interrupts
         self._progress = progress
         self._tell: Tell = tell or (lambda line: None)
+        self._given = writer
         self._report = ReceiveReport()
         self._landing = Landing(pool, options)
         self._contents = Contents()
@@ -165,7 +169,7 @@ class _Receiver:
                     self._take(message)
         except StreamError as error:
             prefix = "" if str(error).startswith("cannot receive") else what(grammar.snapshot if grammar else None)
-            raise StreamError("\n".join([prefix + str(error), *getattr(error, "__notes__", ())])) from None
+            raise type(error)("\n".join([prefix + str(error), *getattr(error, "__notes__", ())])) from None
         self._report.bytes = self._reader.position
         self._report.warnings = self._landing.warnings
         if not self._options.dry_run:
@@ -179,7 +183,7 @@ class _Receiver:
         self._writer: StoreWriter | None = None
         with contextlib.ExitStack() as stack:
             if not self._options.dry_run:
-                self._writer = stack.enter_context(self._pool._writer(self._copies()))
+                self._writer = self._given or stack.enter_context(self._pool._writer(self._copies()))
                 self._trees = TreeCheck(self._pool.store, many=self._begin.snapshots > _MANY)
             threads = max(os.cpu_count() or 1, 2)
             self._workers = stack.enter_context(contextlib.closing(CheckedWorkers(threads, self._interrupts.check)))
@@ -276,7 +280,12 @@ class _Receiver:
         if self._writer is None or coming.arrival.there or coming.snapshot.root is None:
             return
         coming.can_go_on = False  # if it is not whole now, it never will be
-        coming.walked = self._trees.walk(coming.snapshot.root, coming.arrival.name, self._known_tree(coming.arrival))
+        try:
+            known = self._known_tree(coming.arrival)
+            coming.walked = self._trees.walk(coming.snapshot.root, coming.arrival.name, known)
+        except MissingObjects:
+            coming.can_go_on = self._options.negotiated  # the sender may send what it thought was here
+            raise
         spare = (self._writer.fresh | coming.saving.fresh) - coming.walked.objects
         if spare:
             raise StreamError(f"invalid stream: {len(spare)} of its objects are no part of '{coming.arrival.name}'")
@@ -342,13 +351,19 @@ class _Receiver:
         writer = self._writer
         if writer is None:
             return
-        told = [sent for sent in self._contents.datasets if sent.properties is not None]
+        negotiated = self._options.negotiated
+        told = [sent for sent in self._contents.datasets if sent.properties is not None or negotiated]
         names = [(self._destination.dataset_name(sent), sent) for sent in told]
         left = [(name, sent) for name, sent in names if not self._landing.is_settled(name)]
+        if negotiated:
+            left = [(name, sent) for name, sent in left if not self._landing.is_even(name, sent)]
         if not left and (self._settled or not must_reconcile(self._begin, self._options)):
             return
         with self._changing(writer) as change:
             for name, sent in left:
+                if negotiated and self._catalogue.find_dataset(name) is None:  # it has no snapshots
+                    for one in (*self._destination.missing(name, what(None)), name):
+                        self._catalogue.add_dataset(change, one, {})
                 if self._catalogue.find_dataset(name) is not None:
                     self._landing.set_properties(change, name, sent)
 
@@ -375,7 +390,9 @@ class _Receiver:
             token = self._save_now(coming, writer)
         except LaminaError:
             return  # the disk is full, say: then nothing is kept
-        if token is not None:
+        if token is not None and self._options.negotiated:
+            error.add_note("What has come of it is kept: the same command goes on from there.")
+        elif token is not None:
             error.add_note(
                 "Partially received snapshot is saved.\n"
                 "A resuming stream can be generated on the sending system by running:\n"
@@ -383,7 +400,8 @@ class _Receiver:
             )
 
     def _save_now(self, coming: "_Coming", writer: "StoreWriter") -> str | None:
-        if coming.taking.last is None and coming.arrival.partial is None:
+        before = coming.arrival.partial
+        if coming.taking.last is None and (before is None or before.guid != coming.snapshot.guid):
             return None
         with self._changing(writer) as change:
             arrival = self._destination.arrival(coming.sent, coming.snapshot, coming.saving.resume or coming.resume)

@@ -33,11 +33,12 @@ class SendReport:
 
 
 @contextlib.contextmanager
-def planned(pool: "Pool", what: Request | Token, have: BitMap64 | None = None) -> Iterator[Plan]:
+def planned(pool: "Pool", what: Request | Token | Callable[[], Plan], have: BitMap64 | None = None) -> Iterator[Plan]:
     """The stream that was asked for, or the rest of one; what it holds is pinned as long as the context is entered.
 
-    ``have``: rows of objects that the receiver has. Whoever may not write to the pool sends without pins: what is
-    destroyed meanwhile may then be missing, and the stream ends with an error. Raises ``NotFound``, ``LaminaError``.
+    ``what``: also what makes a plan. ``have``: rows of objects that the receiver has. Whoever may not write to the
+    pool sends without pins: what is destroyed meanwhile may then be missing, and the stream ends with an error.
+    Raises ``NotFound``, ``LaminaError``.
     """
     database = pool.store.database
     lease: Lease | None = None
@@ -48,7 +49,10 @@ def planned(pool: "Pool", what: Request | Token, have: BitMap64 | None = None) -
     try:
         while True:
             txg = pool._catalogue.meta("txg")
-            plan = plan_send(pool, what) if isinstance(what, Request) else plan_resume(pool, what)
+            if callable(what):
+                plan = what()
+            else:
+                plan = plan_send(pool, what) if isinstance(what, Request) else plan_resume(pool, what)
             if have is not None:
                 plan = plan.without(pool, have)
             if lease is None:

@@ -126,6 +126,11 @@ class StoreWriter:
         self.reached = BitMap64()
         self.written = Written()
 
+    @property
+    def lease(self) -> str:
+        """The name of this writer's lease: whoever puts may pin what it builds on."""
+        return self._lease.name
+
     # -- deciding and encoding: any thread ------------------------------------------------------------------------
 
     def claim(self, keys: Sequence[bytes]) -> set[bytes]:

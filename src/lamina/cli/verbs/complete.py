@@ -107,9 +107,12 @@ def _operands(command: Command, given: list[str], current: str) -> list[str]:
         # One word of the first kind, then the other.
         kinds = kinds.split()[min(count, 1)]
     elif command.name == "pool set":
-        kinds = "pool" if count else "=comment="
+        kinds = "pool" if count else "=comment= images="
     elif command.name == "mount":
         kinds = "path" if count else "dataset snapshot"
+    elif command.name in ("image tag", "image pull"):
+        # The image or reference, then where it goes.
+        kinds = "image" if count else kinds.split()[0]
     elif command.name == "help":
         return _verbs(command.parse(given).operands, current) + _matching(["properties"] if not count else [], current)
     if kinds.startswith("="):
@@ -195,6 +198,18 @@ def _all_snapshots(current: str) -> list[str]:
     return _entries(current, ("snapshot",))
 
 
+def _all_images(current: str) -> list[str]:
+    return _entries(current, ("image",))
+
+
+def _image_columns(current: str) -> list[str]:
+    from lamina.cli.verbs.image_list import IMAGE_COLUMNS
+
+    head, comma, last = current.rpartition(",")
+    own = [head + comma + word for word in IMAGE_COLUMNS if word.startswith(last)]
+    return list(dict.fromkeys([*own, *_columns(current)]))
+
+
 def _new_images(current: str) -> list[str]:
     return [] if "@" in current else [f"{name}@" for name in _datasets(current)]
 
@@ -214,6 +229,8 @@ _KINDS: dict[str, Callable[[str], list[str]]] = {
     "dataset": _datasets,
     "snapshot": _snapshots,
     "all-snapshots": _all_snapshots,
+    "all-images": _all_images,
+    "image-column": _image_columns,
     "image": _new_images,
     "mount": _mounts,
     "path": lambda _: [_PATH],

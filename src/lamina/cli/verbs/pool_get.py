@@ -47,7 +47,7 @@ COMMAND = Command(
     summary="show properties of a pool",
     description="""
 Shows properties of pools: size, allocated, free, freeing, capacity, dedupratio, health, guid, path, comment,
-and a feature@NAME for each feature flag of the format.""",
+images, and a feature@NAME for each feature flag of the format.""",
     options=(
         Option("o", "fields", "fields to show: name, property, value, source", "field[,...]", f"={' '.join(_FIELDS)}"),
         SCRIPTED,

@@ -24,6 +24,7 @@ _COLUMNS = {
     "guid": Column("GUID", True, 20),
     "path": Column("PATH"),
     "comment": Column("COMMENT"),
+    "images": Column("IMAGES"),
 }
 _SHORT = {"alloc": "allocated", "cap": "capacity", "dedup": "dedupratio"}
 _DEFAULT = ("name", "size", "allocated", "free", "capacity", "dedupratio", "health")

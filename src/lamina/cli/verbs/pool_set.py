@@ -29,9 +29,14 @@ COMMAND = Command(
     synopsis=("pool set <property=value> <pool>",),
     summary="set a property of a pool",
     description="""
-Sets a property of the pool itself. There is one: comment, up to 32 printable ASCII characters, which 'lamina pool get'
-and 'lamina pool import' show; an empty one takes it away. Properties of datasets are set with 'lamina set'.""",
-    examples=(("Note what it is for", "lamina pool set comment='team vision' tank"),),
+Sets a property of the pool itself. Properties of datasets are set with 'lamina set'. An empty value takes it away.
+
+  comment  up to 32 printable ASCII characters, which 'lamina pool get' and 'lamina pool import' show
+  images   the dataset below which 'lamina image pull' puts what is not told where to go; tank/images unless set""",
+    examples=(
+        ("Note what it is for", "lamina pool set comment='team vision' tank"),
+        ("Pull images to another place", "lamina pool set images=tank/registry tank"),
+    ),
     run=run,
     operands="pool",
 )

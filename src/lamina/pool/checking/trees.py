@@ -73,6 +73,8 @@ def _check_tree(pool: "Pool", findings: Findings, walker: Walker, root: int, sho
         findings.repair(f"{len(walked.missing)} objects that {shown} needs are missing")
     if not walked.whole:
         return  # what lies below is not known, so that nothing can be compared
+    if not walked.problems and not walked.missing and not pool.image_index.is_right(root):
+        findings.rebuild(f"what the catalogue says of the config and layers of {shown} is not what they are")
     totals = walked.totals
     stored, decoded = Sizes(database).sums(walked.objects)
     told = (totals.inodes, totals.files, totals.directories, totals.data_bytes, stored, decoded)

@@ -24,10 +24,10 @@ from lamina.pool import files
 from lamina.pool.figures.accounting import Accounting, Sizes
 from lamina.pool.importing.intake import Intake
 from lamina.pool.importing.interrupts import CheckedWorkers, Interrupts
+from lamina.pool.importing.tags import move_tag
 from lamina.pool.names import (
     check_dataset_name,
     check_snapshot_name,
-    parent_of,
     pool_of_name,
     printable,
     split_snapshot,
@@ -60,7 +60,7 @@ def import_image(
     """See ``Pool.import_image``."""
     started = time.monotonic()
     keep_freed_memory()
-    dataset, tag = _check_name(pool, name)
+    dataset, tag = check_image_name(pool, name)
     values = Values(pool._catalogue, 0, {})
     compression = parse_compression(values.setting(dataset, "compression")[0])
     recordsize = int(values.setting(dataset, "recordsize")[0])
@@ -78,8 +78,8 @@ def import_image(
         writer = stack.enter_context(pool._writer(copies))
         spool = stack.enter_context(contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)))
         if progress is not None:
-            tally.report = _Reporter(progress, writer, source if _is_directory(source) else None).report
-        stack.enter_context(_switching())
+            tally.report = Reporter(progress, writer, source if _is_directory(source) else None).report
+        stack.enter_context(switching())
         threads = jobs or max(os.cpu_count() or 1, 2)
         workers = stack.enter_context(contextlib.closing(CheckedWorkers(threads, check)))
         content = ContentWriter(writer, spool, workers, tally, compression, recordsize)
@@ -106,14 +106,18 @@ def import_image(
     return report
 
 
-def _check_name(pool: "Pool", name: str) -> tuple[str, str]:
+def check_image_name(pool: "Pool", name: str, *, move: bool = False) -> tuple[str, str]:
+    """Dataset and tag of an image that is to be made; with ``move`` it may be there.
+
+    Raises ``InvalidName``, ``NotFound``, ``AlreadyExists``.
+    """
     check_snapshot_name(name, "create")
     dataset, tag = split_snapshot(name)
     assert tag is not None
     check_dataset_name(dataset)
     if pool_of_name(dataset) != pool.name:
         raise NotFound(f"cannot create '{name}': no such pool '{pool_of_name(dataset)}'")
-    if pool._catalogue.find_snapshot(name) is not None:
+    if not move and pool._catalogue.find_snapshot(name) is not None:
         raise AlreadyExists(f"cannot create snapshot '{name}': dataset already exists")
     return dataset, tag
 
@@ -163,25 +167,22 @@ def commit_image(
     totals: Totals,
     inexact: bool,
     intake: Intake,
+    *,
+    reached: Callable[[], BitMap64] | None = None,
+    move: bool = False,
 ) -> None:
     """Name a new root that ``writer`` has put: missing datasets, the snapshot and the head, in one transaction.
 
-    ``inexact``: what the writer reached may be more than the tree does.
+    ``inexact``: what the writer reached may be more than the tree does. ``reached`` gives the rows of what the tree
+    reaches, once all of it is stored, where the caller knows them. ``move``: the tag may be there, and moves.
     """
     catalogue = pool._catalogue
     with catalogue.change(writer) as change:
         name = f"{dataset}@{tag}"
-        if catalogue.find_snapshot(name) is not None:
+        if not move and catalogue.find_snapshot(name) is not None:
             raise AlreadyExists(f"cannot create snapshot '{name}': dataset already exists")
-        above, missing = parent_of(dataset), [dataset]
-        while above is not None:
-            missing.insert(0, above)
-            above = parent_of(above)
-        for one in missing:
-            if catalogue.find_dataset(one) is None:
-                catalogue.add_dataset(change, one, {})
         located = pool.store.locate([root])[root]
-        objects = _walked(pool, root) if inexact else writer.reached.copy()
+        objects = reached() if reached is not None else _walked(pool, root) if inexact else writer.reached.copy()
         objects.run_optimize()
         blob = objects.serialize()
         # A row that is there stays if it says the same: accounting follows rows that are made anew.
@@ -195,9 +196,7 @@ def commit_image(
                     *(stored, decoded, blob),
                 ),
             )
-        row = catalogue.dataset(dataset)
-        snapshot = catalogue.add_snapshot(change, row.id, tag, "image", located.id, totals.data_bytes)
-        catalogue.set_head(change, row.id, located.id, snapshot, totals.data_bytes)
+        move_tag(pool, change, name, located.id, totals.data_bytes)
         intake.check_commit(pool._free())
 
 
@@ -215,7 +214,8 @@ def _walked(pool: "Pool", root: bytes) -> BitMap64:
 
 
 @contextlib.contextmanager
-def _switching() -> Iterator[None]:
+def switching() -> Iterator[None]:
+    """Have threads take turns quickly."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL)
     try:
@@ -224,8 +224,8 @@ def _switching() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-class _Reporter:
-    """Turns counts into ``Progress``; counts a directory's files beside the import, so that the time left is known."""
+class Reporter:
+    """Turns counts into ``Progress``. Of a directory it counts the files beside the import, for the time left."""
 
     def __init__(self, callback: ProgressCallback, writer: StoreWriter, root: object) -> None:
         self._callback = callback
@@ -235,6 +235,7 @@ class _Reporter:
             threading.Thread(target=self._count, args=(Path(root),), daemon=True).start()
 
     def report(self, count: int, size: int, done: bool) -> None:
+        """As ``Tally.report``."""
         total_files, total_bytes = self._totals or (None, None)
         written = self._writer.written
         self._callback(Progress(count, size, written.new_bytes, written.stored_bytes, total_files, total_bytes, done))

@@ -21,11 +21,12 @@ from lamina.errors import (
     UnsupportedPool,
 )
 from lamina.pool import files, registry
-from lamina.pool.catalogue import SCHEMA_VERSION, Catalogue
+from lamina.pool.catalogue import Catalogue
 from lamina.pool.names import check_pool_name, printable
 from lamina.pool.opening import named
 from lamina.pool.recording import former_guids
 from lamina.pool.recovery.alone import alone
+from lamina.pool.schema import SCHEMA_VERSION
 from lamina.store.database import Database
 from lamina.store.disk import DISK, Disk
 

@@ -16,12 +16,13 @@ from typing import Any
 from lamina.errors import AccessDenied, AlreadyExists, DamagedData, DamagedMarker, NotFound, UnsupportedPool
 from lamina.ingest.progress import Progress
 from lamina.pool import features, files, registry
-from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue
+from lamina.pool.catalogue import Catalogue
 from lamina.pool.names import pool_name_error, printable
 from lamina.pool.recovery.alone import alone
 from lamina.pool.recovery.chain import Names
 from lamina.pool.recovery.rebuild import Indexer, PackFile, Scan, Told, all_roots, pack_files, read_names, record_reader
 from lamina.pool.recovery.restoring import Restored, Restorer, keep_sequence
+from lamina.pool.schema import POOL_SCHEMA, SCHEMA_VERSION
 from lamina.store.backend import LocalBackend
 from lamina.store.database import LOG_RESERVE, Database, put_back_logs
 from lamina.store.disk import DISK, Disk, translated

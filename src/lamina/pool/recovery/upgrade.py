@@ -9,10 +9,11 @@ from pathlib import Path
 
 from lamina.errors import DamagedData, NotFound, UnsupportedPool
 from lamina.pool import features, files, registry
-from lamina.pool.catalogue import POOL_SCHEMA, SCHEMA_VERSION, Catalogue
+from lamina.pool.catalogue import Catalogue
 from lamina.pool.features import Feature
 from lamina.pool.names import printable
 from lamina.pool.recovery.alone import alone
+from lamina.pool.schema import POOL_SCHEMA, SCHEMA_VERSION
 from lamina.store.backend import LocalBackend
 from lamina.store.database import STORE_SCHEMA, Database
 from lamina.store.disk import DISK, Disk

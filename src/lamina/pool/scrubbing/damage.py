@@ -2,7 +2,8 @@
 
 The bitmaps of trees say which roots reach a damaged row; only those trees are read, and what lies below a node is
 remembered by its key, so that snapshots that share their nodes are read once. A damaged tree node hides a range of
-items: it is named by the names that point to the inodes in it.
+items: it is named by the names that point to the inodes in it. What no file holds, but a layer of an image does, is
+named by the layer.
 """
 
 from collections import OrderedDict
@@ -13,8 +14,20 @@ from stat import S_ISDIR, S_ISREG
 from pyroaring import BitMap64
 
 from lamina.errors import DamagedData, LaminaError
-from lamina.fs.node import EXTENT, Node, extent_chunk, key_ino, key_number, unpack_extent, unpack_root
-from lamina.fs.paths import Paths
+from lamina.fs.imagearea import AREA_KEY, IMAGE_INO, MANIFEST_INO
+from lamina.fs.node import (
+    DIRENT,
+    EXTENT,
+    Node,
+    extent_chunk,
+    key_ino,
+    key_number,
+    kind_key,
+    unpack_dirent,
+    unpack_extent,
+    unpack_root,
+)
+from lamina.fs.paths import Paths, readable
 from lamina.fs.types import ROOT_INO
 from lamina.fs.view import StoredTree
 from lamina.pool.catalogue import Catalogue
@@ -39,7 +52,7 @@ class Damage:
     """Something that cannot be read. ``name`` is a dataset or snapshot.
 
     ``path``: a file or directory; with ``last`` all from the one to the other, in the order of the tree, are hidden by
-    a damaged tree node. Without a path, ``what`` says as much as is known.
+    a damaged tree node. Without a path, ``what`` says as much as is known; a layer is ``<layer sha256:…>``.
     """
 
     name: str
@@ -158,10 +171,18 @@ class DamageFinder:
             return [("<metadata> /", None, None)]
         found = self.find(tree)
         paths = Paths(view)
-        inodes = {key_ino(key) for key, _ in found.hits}
+        inodes = {key_ino(key) for key, _ in found.hits if key < AREA_KEY}
+        in_files = {extent_chunk(value) for key, value in found.hits if key < AREA_KEY}
+        in_area = {key_ino(key) for key, value in found.hits if key >= AREA_KEY and extent_chunk(value) not in in_files}
         ranges: list[tuple[int, int]] = []
+        area: list[tuple[int, int]] = []
         for hole in found.holes:
             first, last = _hidden(view, hole)
+            if last >= IMAGE_INO:
+                area.append((max(first, IMAGE_INO), last))
+                last = view.totals.next_ino - 1
+                if first > last:
+                    continue
             if (first, last) == (ROOT_INO, view.totals.next_ino - 1):
                 return [("<metadata> /", None, None)]
             if first == last:
@@ -177,7 +198,7 @@ class DamageFinder:
                 damages.append((f"<metadata> <0x{first:x}> ... <0x{last:x}>", None, None))
             else:
                 damages.append(("", inside[0], inside[-1] if len(inside) > 1 else None))
-        return damages
+        return damages + [(what, None, None) for what in _area_damage(view, in_area, area)]
 
     def find(self, tree: HitTree) -> Found:
         """What is damaged in a tree. Raises ``DamagedData`` where its root is."""
@@ -218,6 +239,25 @@ class DamageFinder:
             holes += [(before if low is None else low, last if high is None else high) for low, high in below.holes]
             before = last
         return Found(tuple(found), tuple(holes)) if found or holes else _NOTHING
+
+
+def _area_damage(tree: StoredTree, inodes: set[int], ranges: list[tuple[int, int]]) -> Iterator[str]:
+    """What of an image's layers and config is damaged: inodes with damaged extents, ranges that are hidden."""
+    if not inodes and not ranges:
+        return
+    entries = readable(tree.reader, kind_key(IMAGE_INO, DIRENT), kind_key(IMAGE_INO, EXTENT))
+    names = {entry.ino: printable(entry.name) for entry in (unpack_dirent(*item) for item in entries)}
+    shown = {ino: f"<layer {name}>" if ino > MANIFEST_INO else f"<{name}>" for ino, name in names.items()}
+    hidden: set[int] = set()
+    for first, last in ranges:
+        inside = {ino for ino in shown if first <= ino <= last}
+        if first == IMAGE_INO or not inside:
+            yield "<metadata> <layers>"
+        hidden |= inside
+    for ino in sorted(hidden):
+        yield f"<metadata> {shown[ino]}"
+    for ino in sorted(inodes - hidden):
+        yield shown.get(ino, "<layers>")
 
 
 def _hidden(tree: StoredTree, hole: Hole) -> tuple[int, int]:

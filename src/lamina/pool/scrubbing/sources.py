@@ -8,9 +8,6 @@ key.
 
 import contextlib
 import os
-import shlex
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from lamina.errors import DamagedData, SourceError
 from lamina.pool.names import printable
+from lamina.pool.remote import RemoteLamina
 from lamina.store.codec import MAX_OBJECT
 from lamina.store.record import RECORD_HEADER, Record, parse_record_header, record_header
 from lamina.store.verifying import Place, Verifier
@@ -108,24 +106,10 @@ class HostSource:
         On the other side ``LAMINA_REMOTE`` (default ``lamina``) is run. Raises ``SourceError``.
         """
         self._shown = printable(f"{host}:{pool}")
-        # ssh takes what begins with a dash for an option of its own, wherever it stands.
         if not host or host.startswith("-") or not pool:
             raise SourceError(f"cannot repair from '{self._shown}': [user@]host:pool is expected")
-        remote = shlex.split(os.environ.get("LAMINA_REMOTE") or "lamina")
-        # The other side's shell sees one line: every word of it is quoted.
-        line = shlex.join([*remote, "__objects", "--", pool])
-        words = [*_split(ssh or os.environ.get("LAMINA_SSH") or "ssh"), host, line]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the source
-        try:
-            self._process = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=1 << 20
-            )
-        except OSError as error:
-            self._errors.close()
-            raise SourceError(f"cannot run '{printable(words[0])}': {error.strerror}") from None
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._requests: IO[bytes] = self._process.stdin
-        self._answers: IO[bytes] = self._process.stdout
+        self._remote = RemoteLamina(host, ["__objects", "--", pool], ssh)
+        self._requests, self._answers = self._remote.requests, self._remote.answers
         if self._answers.read(len(GREETING)) != GREETING:
             self.close()
             raise SourceError(self._failed("the other side is no lamina that gives objects"))
@@ -161,43 +145,12 @@ class HostSource:
 
     def _failed(self, what: str) -> str:
         """A message with the last line that the other side, or ssh, has complained with."""
-        said = ""
-        if not self._errors.closed:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(2)
-            self._errors.seek(0)
-            said = self._errors.read(1 << 20).decode("utf-8", "replace")
-        else:
-            said = self._said
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
-        return f"cannot repair from '{self._shown}': {what}" + (f": {printable(lines[-1])}" if lines else "")
-
-    _said = ""
+        said = self._remote.complaint()
+        return f"cannot repair from '{self._shown}': {what}" + (f": {said}" if said else "")
 
     def close(self) -> None:
         """See ``ObjectSource``."""
-        for stream in (self._requests, self._answers):
-            with contextlib.suppress(OSError):
-                stream.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if not self._errors.closed:
-            self._errors.seek(0)
-            self._said = self._errors.read(1 << 20).decode("utf-8", "replace")
-            self._errors.close()
-
-
-def _split(command: str) -> list[str]:
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise SourceError(f"cannot run '{printable(command)}': {error}") from None
-    if not words:
-        raise SourceError("cannot run the ssh command: it is empty")
-    return words
+        self._remote.close()
 
 
 def open_source(word: str, ssh: str | None) -> "ObjectSource | Path":

@@ -1,0 +1,264 @@
+"""``lamina image pull``."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lamina.cli.command import JSON, Arguments, Command, Option
+from lamina.cli.layerprogress import LayerLines
+from lamina.cli.output import Column, complain, print_json, print_table
+from lamina.cli.pools import Pools
+from lamina.cli.progress import summary_rows
+from lamina.cli.registryflags import REGISTRY_FLAGS, registry_options_of
+from lamina.errors import NotFound, OciError, PropertyError, UsageError
+from lamina.pool.names import pool_of_name, printable, split_snapshot
+from lamina.pool.units import parse_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.oci.platforms import Platform
+    from lamina.oci.pull import Pulled
+    from lamina.oci.registry.client import Registry
+    from lamina.oci.registry.reference import Reference
+    from lamina.pool import Pool
+
+_JOBS = 3
+"""Layers at the same time, as Docker has it."""
+_COLUMNS = (
+    Column("IMAGE"),
+    *(Column(header, right=True, width=5) for header in ("FILES", "LOGICAL", "NEW", "STORED", "RATIO", "SECONDS")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What the options say of each image."""
+
+    dest: str | None
+    platform: "Platform | None"
+    force: bool
+    jobs: int
+    limit: int | None
+
+
+def run(arguments: Arguments) -> int:
+    """Pull one image, or all tags of a repository."""
+    if not arguments.operands:
+        raise UsageError("missing reference argument")
+    if len(arguments.operands) > 2:
+        raise UsageError("too many arguments")
+    from lamina.oci.platforms import parse_platform
+    from lamina.oci.registry.reference import parse_reference
+
+    text, dest = (*arguments.operands, None)[:2]
+    assert text is not None
+    reference = parse_reference(text)
+    every = arguments.has("all-tags")
+    if every and (reference.digest or text.endswith(f":{reference.tag}")):
+        raise UsageError("-a pulls all tags of a repository: name neither tag nor digest")
+    if every and dest is not None and "@" in dest:
+        raise UsageError("-a pulls all tags of a repository: DEST is a dataset, without a tag")
+    word = arguments.value("platform")
+    how = _How(
+        dest,
+        parse_platform(word) if word is not None else None,
+        arguments.has("force"),
+        _jobs(arguments.value("jobs")),
+        _limit(arguments.value("max-layer-size")),
+    )
+    # What is wrong with the pool is said before a registry is asked.
+    pool_name = _pool_name(arguments.value("pool"), dest)
+    options = registry_options_of(arguments, reference.host)
+    from lamina.oci.registry.client import Registry
+
+    done: list[Pulled] = []
+    failures: list[OciError] = []
+    lines = LayerLines(quiet=arguments.has("quiet") or arguments.has("json"))
+    with Pools(write=True) as pools, Registry(reference.host, options, notice=lines.say) as registry:
+        pool = pools.of(pool_name, f"cannot pull '{printable(text)}': no such pool '{printable(pool_name)}'")
+        wanted = [reference.tagged(tag) for tag in registry.tags(reference.repository)] if every else [reference]
+        for one in wanted:
+            try:
+                done.append(_pull(pool, registry, one, how, lines))
+            except OciError as error:
+                if not every:
+                    raise
+                complain(str(error))
+                failures.append(error)
+        full = pool.capacity()
+    _warn_of_full(pool_name, full)
+    _show(arguments, done)
+    return max((failure.exit_status for failure in failures), default=0)
+
+
+def _pull(pool: "Pool", registry: "Registry", reference: "Reference", how: _How, lines: LayerLines) -> "Pulled":
+    from lamina.oci.pull import check_repository, pull, resolve, target
+    from lamina.pool.importing.tags import images_dataset
+
+    name = target(reference, how.dest, lambda: images_dataset(pool))
+    if how.dest is None and not how.force:
+        check_repository(pool, split_snapshot(name)[0], reference)
+    if not lines.quiet:
+        print(f"{reference.tag or reference.digest}: Pulling from {reference.name}", flush=True)
+    resolved = resolve(registry, reference, how.platform)
+    try:
+        pulled = pull(*(pool, registry, resolved, name), force=how.force, jobs=how.jobs, limit=how.limit, watcher=lines)
+    finally:
+        lines.finish()
+    if not lines.quiet:
+        _tell(pulled)
+    return pulled
+
+
+def _tell(pulled: "Pulled") -> None:
+    """What docker says after a pull, and what became of the image that the tag showed before."""
+    resolved = pulled.resolved
+    print(f"Digest: {resolved.digest}")
+    state = "Image is up to date for" if pulled.report is None else "Downloaded newer image for"
+    print(f"Status: {state} {resolved.reference}")
+    if pulled.kept is not None:
+        print(f"The image that was {printable(pulled.name)} before is {printable(pulled.kept)} now")
+    elif pulled.moved:
+        print(f"The image that was {printable(pulled.name)} before is gone; its space comes back")
+    print(pulled.name, flush=True)
+
+
+def _show(arguments: Arguments, done: "list[Pulled]") -> None:
+    if arguments.has("json"):
+        print_json("image pull", {"images": {one.name: _as_json(one) for one in done}})
+        return
+    if arguments.has("quiet"):
+        for one in done:
+            print(one.name)
+        return
+    figures = {
+        one.name: (
+            one.report.files,
+            one.report.logical_bytes,
+            one.report.new_logical_bytes,
+            one.report.stored_bytes,
+            one.report.seconds,
+        )
+        for one in done
+        if one.report is not None
+    }
+    if figures:
+        print_table(_COLUMNS, summary_rows(figures))
+
+
+def _as_json(one: "Pulled") -> dict[str, Any]:
+    resolved = one.resolved
+    layers = [
+        {
+            "digest": layer.digest,
+            "diff_id": diff_id,
+            "size": layer.size,
+            "downloaded": layer.digest in one.fetched,
+        }
+        for layer, diff_id in zip(resolved.manifest.layers, resolved.config.diff_ids, strict=True)
+    ]
+    return {
+        "reference": str(resolved.reference),
+        "digest": resolved.digest,
+        "manifest": resolved.manifest.digest,
+        "id": resolved.config.digest,
+        "platform": str(resolved.config.platform),
+        "status": "current" if one.report is None else "moved" if one.moved else "new",
+        "kept": one.kept,
+        "downloaded": one.downloaded,
+        "layers": layers,
+        "report": asdict(one.report) if one.report is not None else None,
+    }
+
+
+def _pool_name(given: str | None, dest: str | None) -> str:
+    """The pool that is meant: of DEST, of --pool, or the only one there is."""
+    if dest is not None:
+        if given is not None and given != pool_of_name(dest):
+            raise UsageError(f"DEST is in the pool '{printable(pool_of_name(dest))}': leave out --pool")
+        return pool_of_name(dest)
+    if given is not None:
+        return given
+    from lamina.pool import pool_names
+
+    known = sorted(pool_names())
+    if not known:
+        raise NotFound("no pool to pull into: make one with 'lamina pool create NAME DIRECTORY'")
+    if len(known) > 1:
+        raise UsageError(f"there are several pools ({', '.join(known)}): say which with --pool, or name DEST")
+    return known[0]
+
+
+def _jobs(word: str | None) -> int:
+    if word is None:
+        return _JOBS
+    if not (word.isascii() and word.isdigit() and 1 <= int(word) <= 64):
+        raise UsageError(f"invalid number of jobs '{printable(word)}': 1 to 64 is expected")
+    return int(word)
+
+
+def _limit(word: str | None) -> int | None:
+    if word is None:
+        return None
+    try:
+        return parse_size(word)
+    except PropertyError as error:
+        raise UsageError(f"invalid --max-layer-size: {error}") from None
+
+
+def _warn_of_full(name: str, capacity: int) -> None:
+    from lamina.pool.reports import NEAR_FULL
+
+    if capacity >= NEAR_FULL:
+        complain(f"warning: the pool '{name}' is {capacity}% full; 'lamina pool status {name}' says what to do")
+
+
+COMMAND = Command(
+    name="image pull",
+    synopsis=(
+        "image pull [-fjq] [-J number] [--platform os/arch] [--pool pool] [registry options] <reference>",
+        "    [<dataset>[@<tag>]]",
+        "image pull -a [-fjq] [registry options] <reference> [<dataset>]",
+    ),
+    summary="pull an image from a registry",
+    description="""
+Takes an image from a registry into the pool. REFERENCE is what Docker takes: debian:12, ghcr.io/org/app@sha256:...,
+registry.local:5000/team/app; without a host it is Docker Hub's, without a tag it is :latest.
+
+The image becomes POOL/IMAGES/REPOSITORY@TAG, where POOL is the only pool (or --pool) and IMAGES the pool's dataset for
+images ('lamina pool get images'). DEST names another dataset, or dataset and tag.
+
+Layers that the pool has, from whatever image, are not downloaded. The others are unpacked while they come, several at
+once. The image appears when all digests have matched; after a failure or Ctrl-C nothing of it is in the pool.
+
+A tag that is there already and is the same image is left alone. Else it moves: the image that it was stays as
+DATASET@sha256-... while it is held, cloned or mounted, or else goes. An image that was imported, or pulled from another
+repository, is replaced only with -f.
+
+Of an image for several platforms this machine's is taken. Credentials are those of 'docker login' and 'podman login'.
+A mirror, [REGISTRY=][http://]HOST[/PREFIX], is asked first. HTTPS_PROXY, HTTP_PROXY and NO_PROXY are heeded.""",
+    options=(
+        Option("a", "all-tags", "pull all tags of the repository"),
+        Option("f", "force", "replace an image that came from elsewhere"),
+        Option("J", "jobs", f"layers at the same time (default {_JOBS})", "number"),
+        Option("", "platform", "the platform to take, such as linux/arm64", "os/arch[/variant]"),
+        Option("", "pool", "the pool, where several are known", "pool", "pool"),
+        *REGISTRY_FLAGS,
+        Option("", "mirror", "ask this registry first; may be given again", "mirror"),
+        Option(
+            *("", "max-layer-size", "the most that a layer may be, unpacked (default: 250 times its size, 1G to 64G)"),
+            metavar="size",
+        ),
+        Option("q", "quiet", "print only the image's name"),
+        JSON,
+    ),
+    examples=(
+        ("From Docker Hub", "lamina image pull python:3.12"),
+        ("Under another name", "lamina image pull ghcr.io/org/app:v2 tank/apps/app@stable"),
+        ("From a registry in the house, with its own CA", "lamina image pull --ca-file ca.pem registry.local/team/app"),
+        ("In a script", "name=$(lamina image pull -q python:3.12)"),
+    ),
+    exit_status="0  The image is in the pool, as it is in the registry.\n"
+    "1  It could not be pulled; with -a: not all could be.\n2  Wrong usage.",
+    run=run,
+    operands="image-reference",
+)
