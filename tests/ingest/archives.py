@@ -87,11 +87,13 @@ class OldSparse:
     realsize: int
     parts: list[tuple[int, bytes]]
     extended: bool = field(init=False, default=False)
+    more: dict[str, int] = field(default_factory=dict)
+    """Fields of the header."""
 
     def bytes(self) -> bytes:
         data = b"".join(part for _, part in self.parts)
         pairs = [number(offset, 12) + number(len(part), 12) for offset, part in self.parts]
-        head = bytearray(header(self.name, len(data), b"S", magic=b"ustar  \0"))
+        head = bytearray(header(self.name, len(data), b"S", magic=b"ustar  \0", **self.more))  # type: ignore[arg-type]
         head[386:482] = b"".join(pairs[:4]).ljust(96, b"\0")
         head[482] = len(pairs) > 4
         head[483:495] = number(self.realsize, 12)

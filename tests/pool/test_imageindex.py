@@ -149,8 +149,18 @@ def test_trees_are_read_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Non
         assert find_layer(again, Layer([b"new"]).diff_id({})) == again.root("tank/i@new")
 
 
-def test_a_pool_that_cannot_be_written(image: Pool) -> None:
+def test_a_reader_that_might_write_keeps_what_it_read(image: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Pool.open("tank") as reader:
+        assert reader.image("tank/i@1") is not None
+    with Pool.open("tank") as reader:
+        read = queries(reader, monkeypatch)
+        assert reader.image("tank/i@1") is not None
+        assert read == []
+
+
+def test_a_pool_that_cannot_be_written(image: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers; nothing is written."""
+    monkeypatch.setattr("lamina.pool.importing.imageindex.os.access", lambda *_: False)
     with Pool.open("tank") as reader:
         check_layers(reader, "tank/i@1", FILES, [BASE, TOP])
         assert [row.root for row in reader.image_index.rows()] == [reader.root("tank/i@1")]
@@ -161,6 +171,18 @@ def test_a_pool_that_cannot_be_written(image: Pool) -> None:
         assert len(blobs_of(reader, row.layers[1].diff_id)) == 2
         assert diff_id_of(reader, "sha256:" + "5" * 64) == row.layers[1].diff_id
         assert reader._database.query("SELECT count(*) FROM image") == [(0,)]
+
+
+def test_a_reader_who_might_write_keeps_it_for_the_next(image: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless somebody else is just writing: a reader never waits."""
+    with image._database.transaction(), Pool.open("tank") as reader:
+        check_layers(reader, "tank/i@1", FILES, [BASE, TOP])
+    assert image._database.query("SELECT count(*) FROM image") == [(0,)]
+    with Pool.open("tank") as reader:
+        check_layers(reader, "tank/i@1", FILES, [BASE, TOP])
+    with Pool.open("tank") as reader:
+        read = queries(reader, monkeypatch)
+        assert reader.image("tank/i@1") is not None and read == []
 
 
 def test_rows_go_with_the_tree(image: Pool) -> None:

@@ -1,5 +1,6 @@
 """Tags move and go; what is cloned, held or mounted keeps a name; nothing that packs would not bring back."""
 
+import os
 import random
 from hashlib import sha256
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from lamina.errors import AlreadyExists, Busy, InvalidName, LaminaError, NotFound, PropertyError
+from lamina.mount import mount, umount
 from lamina.pool import Pool, files
 from lamina.pool.importing.tags import (
     add_missing,
@@ -20,6 +22,7 @@ from lamina.pool.importing.tags import (
 )
 from lamina.pool.recovery.recover import recover_pool
 from lamina.store.lease import Lease
+from tests.mount.conftest import fuse_missing
 from tests.pool.example import impatient
 from tests.pool.layered import Layer, config_of, manifest_of, put_image
 from tests.pool.records import compare_with_catalogue
@@ -203,6 +206,30 @@ def test_what_another_process_shows_keeps_its_tree(repository: Pool, kind: str, 
     lease.close()
     move(repository, "tank/r@2", before["3"] or 0)
     assert kept_name(2) not in tags(repository)
+
+
+@pytest.mark.skipif(fuse_missing() is not None, reason="no file system can be mounted here")
+@pytest.mark.parametrize("head", [False, True])
+def test_a_mount_shows_what_it_showed(place: Path, head: bool) -> None:
+    """Of the tag, or of the head that shows its tree."""
+    name = f"tags-{os.getpid()}-{head}"
+    where = place / "mnt"
+    where.mkdir()
+    with Pool.create(name, place / "pool") as pool:
+        first = put(pool, f"{name}/r@1", 1)
+        last = put(pool, f"{name}/other@1", 2)
+    mount(name, f"{name}/r" if head else f"{name}/r@1", where)  # forks: nobody here has the catalogue open
+    try:
+        with Pool.open(name, write=True) as pool:
+            move(pool, f"{name}/r@1", last)
+            assert tags(pool, f"{name}/r") == {kept_name(1): first, "1": last}
+            pool.gc(wait=0)
+        assert (where / "f").read_bytes() == b"file 1" and os.listdir(where) == ["f"]
+    finally:
+        umount(where)
+    with Pool.open(name, write=True) as pool:
+        remove_tag(pool, f"{name}/r@{kept_name(1)}")
+        assert pool.check().problems == []
 
 
 def test_a_deferred_one_goes_with_its_hold(repository: Pool) -> None:

@@ -140,7 +140,10 @@ class Forger:
         for _ in range(rng.choice([1, 1, 1, 2, 5])):
             at = rng.randrange(len(parts))
             change: Callable[[Framed, int], None] = rng.choice(
-                [self._drop, self._again, self._move, self._foreign, self._say, self._say, self._alter, self._alter]
+                [
+                    *(self._drop, self._again, self._move, self._foreign, self._say, self._say),
+                    *(self._alter, self._alter, self._flip),
+                ]
             )
             change(parts, at)
             if not parts:
@@ -203,6 +206,13 @@ class Forger:
             values += [value + 1, value - 1] * 4
         return rng.choice(values)
 
+    def _flip(self, parts: Framed, at: int) -> None:
+        """Change one bit of any payload; the frame's checksum fits it."""
+        kind, payload = parts[at]
+        if payload:
+            one = self.rng.randrange(len(payload))
+            parts[at] = (kind, payload[:one] + bytes([payload[one] ^ 1 << self.rng.randrange(8)]) + payload[one + 1 :])
+
     def _alter(self, parts: Framed, at: int) -> None:
         """Change an object: its header or its bytes, with some of the checks made to fit."""
         found = [n for n, (kind, payload) in enumerate(parts) if kind == Frame.OBJECT and len(payload) > 56]
@@ -213,7 +223,10 @@ class Forger:
         payload = parts[at][1]
         magic, kind, codec, stored, decoded, checksum, key = RECORD.unpack_from(payload)
         body = bytearray(payload[56:])
-        what = rng.randrange(8)
+        what = rng.randrange(9)
+        if what == 8:  # another object, all of it right
+            parts[at] = (Frame.OBJECT, record(rng.randbytes(rng.choice([1, 100, 60_000])), kind))
+            return
         if what == 0:
             kind = rng.randrange(256) if rng.random() < 0.5 else rng.choice([0, 1, 2, 3, 4])
         elif what == 1:

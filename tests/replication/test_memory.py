@@ -27,7 +27,7 @@ LIMIT = 240 << 20
 Write = Callable[[StreamWriter], None]
 
 
-def frame(writer: StreamWriter, kind: Frame, **value: Any) -> None:
+def frame(writer: StreamWriter, kind: Frame, /, **value: Any) -> None:
     writer.frame(kind, json.dumps(value, separators=(",", ":")).encode())
 
 

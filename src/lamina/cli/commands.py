@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "image pull": ("image_pull", "pull an image from a registry"),
     "image export": ("image_export", "write an image into a file for other programs"),
     "image push": ("image_push", "push an image to a registry"),
+    "image migrate": ("image_migrate", "move the images of an engine, a layout or a folder of archives into the pool"),
     "image list": ("image_list", "list images and what each one costs"),
     "image inspect": ("image_inspect", "show what an image is: digest, labels, layers, environment"),
     "image history": ("image_history", "show how an image was made, step by step"),

@@ -181,6 +181,7 @@ class TarReader:
             if count == 0:
                 if may_end and not filled:
                     return b""
+                message = "tar is cut short" if filled else message
                 raise SourceError(f"{message}: it ends at byte {self._position} without an end-of-archive block")
             filled += count
         return self._kept(data)

@@ -285,7 +285,7 @@ class _Zstd:
             if "too much memory" in reason:
                 reason = f"a window of more than {MAX_WINDOW >> 20} MiB; compress it again without --long"
                 raise OciError(f"{self._what} asks for too much memory: {reason}") from None
-            if self._walker.between_frames:
+            if self._walker.between_frames and reason.startswith("Unknown frame"):
                 raise OciError(f"{self._what} goes on with something else after its zstd data") from None
             raise OciError(f"{self._what} has damaged zstd data: {reason.lower()}") from None
 

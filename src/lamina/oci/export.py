@@ -141,7 +141,7 @@ class _Export:
         path = f"{digest_of(config).removeprefix('sha256:')}.json"
         archive.add(path, config)
         layers = [_docker_path(layer) for layer in self._every_layer()]
-        tags = [self.reference.familiar] if self.reference is not None else None
+        tags = [str(self.reference)] if self.reference is not None else None
         manifest = [{"Config": path, "RepoTags": tags, "Layers": layers}]
         archive.add("manifest.json", json.dumps(manifest, separators=(",", ":")).encode())
         archive.finish()

@@ -1,10 +1,11 @@
 """Taking an image from a registry into the pool."""
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from lamina.errors import AlreadyExists, OciError, RegistryError
 from lamina.oci.blobs import read_blob
@@ -18,6 +19,9 @@ from lamina.oci.states import EXISTS, WAITING, LayerWatcher, Nobody
 from lamina.pool.names import check_dataset_name, check_snapshot_name, printable, split_snapshot
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from lamina.oci.models import Descriptor
     from lamina.oci.platforms import Platform
     from lamina.oci.registry.client import Registry
     from lamina.pool import ImportReport, Pool
@@ -75,6 +79,39 @@ class _Counting:
         if state not in (WAITING, EXISTS):
             self.bytes[digest] = done
         self.watcher.update(digest, state, done)
+
+
+class _Download(io.RawIOBase):
+    """A blob that can be closed while another thread waits for its next bytes: the registry's connections are cut."""
+
+    def __init__(self, registry: "Registry", stream: BinaryIO) -> None:
+        super().__init__()
+        self._registry = registry
+        self._stream = stream
+        self._readinto: Callable[[memoryview], int | None] = stream.readinto  # type: ignore[attr-defined]
+        self._reading = False
+        self._over = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        # Each side says what it is about to do before it looks at what the other one does.
+        self._reading = True
+        try:
+            if self._over:
+                raise ValueError("read of a closed blob")
+            return self._readinto(memoryview(buffer).cast("B")) or 0
+        finally:
+            self._reading = False
+
+    def close(self) -> None:
+        if not self._over:
+            self._over = True
+            if self._reading:
+                self._registry.close()
+            self._stream.close()
+        super().close()
 
 
 # -- names --------------------------------------------------------------------------------------------------------
@@ -171,6 +208,8 @@ def pull(
 ) -> Pulled:
     """Take the image into the pool as ``name`` (``dataset@tag``); a tag that is there moves.
 
+    A failure closes the registry.
+
     Nothing happens where it is that image already. ``force``: replace an image that came from elsewhere. ``jobs``:
     layers at once; ``limit``: bytes that a layer may decompress to. Raises ``OciError``, ``AlreadyExists``,
     ``NoSpace``, ``Busy``; then nothing of it is left.
@@ -181,10 +220,11 @@ def pull(
     reference, manifest = resolved.reference, resolved.manifest
     counting = _Counting(watcher or Nobody())
 
+    def opened(layer: "Descriptor") -> BinaryIO:
+        return cast(BinaryIO, _Download(registry, registry.blob(reference.repository, layer)))
+
     layers = [
-        LayerBlob(
-            diff_id, layer.digest, layer.size, layer.media_type, partial(registry.blob, reference.repository, layer)
-        )
+        LayerBlob(diff_id, layer.digest, layer.size, layer.media_type, partial(opened, layer))
         for diff_id, layer in zip(resolved.config.diff_ids, manifest.layers, strict=True)
     ]
     image = Image(resolved.config.raw, manifest.raw, layers, str(reference))

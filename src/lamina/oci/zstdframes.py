@@ -26,16 +26,18 @@ class FrameWalker:
         self._header = b""
         self._skip = 0
         self._checksum = 0
+        self._lost = False
+        """Whether something came that is no frame: it may be that one before was damaged, and ended elsewhere."""
 
     @property
     def between_frames(self) -> bool:
-        """Whether a frame would begin with the last bytes that were shown."""
-        return self._state == _START and not self._skip
+        """Whether a frame would begin with the last bytes that were shown, or with some that are none."""
+        return self._lost or (self._state == _START and not self._skip)
 
     def feed(self, data: memoryview) -> None:
         """The bytes that come next."""
         position = 0
-        while position < len(data):
+        while position < len(data) and not self._lost:
             if self._skip:
                 step = min(self._skip, len(data) - position)
                 self._skip -= step
@@ -49,7 +51,9 @@ class FrameWalker:
                 self._take(header)
 
     def finish(self) -> None:
-        """The stream ended. Raises ``OciError`` unless that was between two frames."""
+        """The stream ended, and was decompressed. Raises ``OciError`` unless that was between two frames."""
+        if self._lost:
+            raise OciError(f"{self._what} goes on with something else after its zstd data")
         if self._state != _START or self._header or self._skip:
             raise OciError(f"{self._what} is cut short: its last zstd frame is not whole")
 
@@ -61,7 +65,7 @@ class FrameWalker:
             elif number & ~0xF == _SKIPPABLE:
                 self._go(_SKIP_SIZE)
             else:
-                raise OciError(f"{self._what} goes on with something else after its zstd data")
+                self._lost = True
         elif self._state == _SKIP_SIZE:
             self._skip = number
             self._go(_START)
@@ -74,7 +78,7 @@ class FrameWalker:
         else:
             last, kind, size = number & 1, number >> 1 & 3, number >> 3
             if kind == _RESERVED:
-                raise OciError(f"{self._what} has a damaged zstd frame")
+                self._lost = True
             self._skip = 1 if kind == _RLE else size
             if last:
                 self._skip += self._checksum

@@ -1,4 +1,4 @@
-"""The tables of the catalogue that are the pool's: names, trees, figures, images. Those of the store come before them."""
+"""The tables of the catalogue that are the pool's: names, trees, figures, images. Those of the store come first."""
 
 SCHEMA_VERSION = 3
 
@@ -190,8 +190,9 @@ config where the tree is a plain root file system; ``blob``: compressed forms of
 need not come again. ``pin``: a process that reads a root keeps it, named or not. ``bookmark_objects``: what the
 snapshot of a bookmark held, so that a stream can start there. ``partial``: what a receive that was cut has brought
 (``pool/partials.py``). ``received_property``: what a stream last said of a dataset's properties, whether it holds or
-was set otherwise here. ``received_snapshot``: snapshots that came by a stream, with the guid of their dataset there. ``scan``: the last scrub; sizes in bytes, times in seconds. ``snapshot.defer``: it goes with
-its last hold or clone. ``dataset.follows``: the image snapshot whose tree the head is, for a repository of images.
-``taken``: logical bytes taken in by the import or snapshot. ``tree.stamp`` tells the row of a root from one of the
-same root that was made anew. ``reach``, ``figure``, ``share``: results of accounting (``pool/figures/ledger.py``);
+was set otherwise here. ``received_snapshot``: snapshots that came by a stream, with the guid of their dataset there.
+``scan``: the last scrub; sizes in bytes, times in seconds. ``snapshot.defer``: it goes with its last hold or clone.
+``dataset.follows``: the image snapshot whose tree the head is, for a repository of images. ``taken``: logical bytes
+taken in by the import or snapshot. ``tree.stamp`` tells the row of a root from one of the same root that was made
+anew. ``reach``, ``figure``, ``share``: results of accounting (``pool/figures/ledger.py``);
 ``resized``: objects whose sizes have changed since."""

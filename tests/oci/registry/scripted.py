@@ -164,9 +164,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers["Transfer-Encoding"] != "chunked":
-            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+            length = int(self.headers["Content-Length"] or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:
+                raise ConnectionError("the client went away")
+            return body
         parts = []
-        while size := int(self.rfile.readline().split(b";")[0], 16):
+        while size := int(self.rfile.readline().split(b";")[0] or b"x", 16):
             parts.append(self.rfile.read(size))
             self.rfile.readline()
         self.rfile.readline()
@@ -177,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def forwarding_proxy(hosts: Mapping[str, str]) -> Iterator[Scripted]:
+def forwarding_proxy(hosts: Mapping[str, str], *, certificates: Certificates | None = None) -> Iterator[Scripted]:
     """A proxy that knows the hosts of ``hosts`` (``name[:port]`` → address): CONNECT, and http with a whole URL."""
 
     def handle(exchange: Exchange) -> None:
@@ -206,7 +210,7 @@ def forwarding_proxy(hosts: Mapping[str, str]) -> Iterator[Scripted]:
                 exchange.write(data)
         exchange.cut()
 
-    with scripted(handle) as server:
+    with scripted(handle, certificates=certificates) as server:
         yield server
 
 

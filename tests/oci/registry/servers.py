@@ -8,6 +8,7 @@
 ``registry.host`` is ``127.0.0.1:PORT``; storage lies in ``tmp_path``; deleting is allowed.
 """
 
+import base64
 import json
 import re
 import shutil
@@ -61,6 +62,32 @@ class TokenService:
     service: str
     issuer: str
     certificate: Path
+
+
+def sign(certificates: Certificates, claims: Mapping[str, object]) -> str:
+    """A JSON web token that a registry with these certificates as ``TokenService`` believes (ES256)."""
+    der = subprocess.run(
+        ["openssl", "x509", "-in", str(certificates.certificate), "-outform", "DER"], check=True, capture_output=True
+    ).stdout
+    header = {"typ": "JWT", "alg": "ES256", "x5c": [base64.b64encode(der).decode()]}
+    signed = ".".join(_base64url(json.dumps(part).encode()) for part in (header, claims))
+    signing = ["openssl", "dgst", "-sha256", "-sign", str(certificates.key)]
+    signature = subprocess.run(signing, input=signed.encode(), check=True, capture_output=True).stdout
+    return f"{signed}.{_base64url(_raw_signature(signature))}"
+
+
+def _raw_signature(der: bytes) -> bytes:
+    """The two numbers of an ASN.1 signature, 32 bytes each."""
+    numbers, position = b"", 2
+    for _ in range(2):
+        length = der[position + 1]
+        numbers += int.from_bytes(der[position + 2 : position + 2 + length]).to_bytes(32)
+        position += 2 + length
+    return numbers
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def need(*programs: str) -> None:

@@ -86,7 +86,7 @@ def test_a_server_that_knows_no_ranges() -> None:
 
 @pytest.mark.parametrize(
     "content_range",
-    ["", "bytes 0-299999/300000", "bytes 100000-299999/300001", "bytes 100000-400000/400001", "bytes x", "x 100000-1/2"],
+    ["", "bytes 0-299999/300000", "bytes 100000-299999/300001", "bytes 100000-400000/400001", "bytes x", "x 1-1/2"],
 )
 def test_ranges_that_make_no_sense(content_range: str) -> None:
     def handle(exchange: Exchange) -> None:
@@ -156,6 +156,25 @@ def test_a_stall() -> None:
         assert read(registry) == DATA
         assert len(server.requests) == 2
     assert "nothing came for 0.3 seconds: going on at byte 1000" in notices[0]
+
+
+def test_a_trickle_is_a_stall() -> None:
+    def handle(exchange: Exchange) -> None:
+        if begin_of(exchange):
+            part(exchange)
+            return
+        exchange.head(200, {"Content-Length": str(len(DATA))})
+        for byte in DATA[:2000]:
+            exchange.write(bytes([byte]))
+            if exchange.server.over.wait(0.02):
+                break
+        exchange.cut()
+
+    notices = Notices()
+    with scripted(handle) as server, client(server, notices, read_timeout=0.3) as registry:
+        assert read(registry) == DATA
+        assert len(server.requests) == 2
+    assert "bytes in 0.3 seconds: going on at byte" in notices[0]
 
 
 def test_a_stall_for_ever() -> None:

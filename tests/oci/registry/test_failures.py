@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import AuthError, OciError, RegistryError
+from lamina.oci.registry import answer
 from lamina.oci.registry.client import Registry
 from lamina.oci.registry.reference import Reference
 from tests.oci.registry.kit import MANIFEST, MANIFEST_TYPE, Notices, client, digest_of, quick
@@ -233,6 +234,28 @@ def test_a_manifest_that_is_cut_once(length: int | None) -> None:
 
     with scripted(handle) as server, client(server) as registry:
         assert pull(registry) == MANIFEST
+
+
+def test_a_manifest_that_trickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer, "SMALL_SECONDS", 0.2)
+
+    def handle(exchange: Exchange) -> None:
+        exchange.head(200, {"Content-Length": "5000"})
+        while not exchange.server.over.wait(0.02):
+            exchange.write(b" ")
+
+    with (
+        scripted(handle) as server,
+        client(server, retries=0) as registry,
+        pytest.raises(RegistryError, match=r"more than 0 seconds to send a manifest"),
+    ):
+        pull(registry)
+
+
+def test_a_host_that_cannot_be() -> None:
+    host = "x" * 64 + ".example"
+    with Registry(host, quick()) as registry, pytest.raises(RegistryError, match="no name that a host can have"):
+        pull(registry)
 
 
 def test_old_http_and_chunks() -> None:

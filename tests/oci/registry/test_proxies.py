@@ -66,7 +66,9 @@ def test_no_proxy(entries: str, host: str, direct: bool, name: str) -> None:
     assert (url({"HTTPS_PROXY": "p.example", name: entries}, "https", host) is None) == direct
 
 
-@pytest.mark.parametrize("text", ["socks5://ann:s3cret@p.example", "http://", "http://ann:s3cret@:x", "http://[ann:s3cret"])
+@pytest.mark.parametrize(
+    "text", ["socks5://ann:s3cret@p.example", "http://", "http://ann:s3cret@:x", "http://[ann:s3cret"]
+)
 def test_proxies_that_cannot_be_used(text: str) -> None:
     with pytest.raises(RegistryError, match="HTTPS_PROXY in the environment") as caught:
         Proxies({"HTTPS_PROXY": text}).way_to("https", "example.com", 443)
@@ -110,6 +112,21 @@ def test_https_through_a_proxy(tmp_path: Path) -> None:
         assert {seen.target for seen in proxy.requests} == {"registry.example.com:443"}
         assert {seen.method for seen in proxy.requests} == {"CONNECT"}
         assert all(seen.headers["Host"] == "registry.example.com" for seen in server.requests)
+
+
+def test_a_proxy_that_speaks_tls(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path, names=("registry.example.com",))
+    hosts: dict[str, str] = {}
+    with (
+        scripted(registry, certificates=certificates) as server,
+        forwarding_proxy(hosts, certificates=certificates) as proxy,
+    ):
+        hosts["registry.example.com:443"] = server.host
+        environment = {"HTTPS_PROXY": proxy.url, "HOME": "/nonexistent"}
+        options = quick(plain_http=False, ca_file=certificates.ca_file)
+        with Registry("registry.example.com", options, environment=environment) as client:
+            assert client.manifest(parse_reference("registry.example.com/a:1")).raw == MANIFEST
+        assert [seen.method for seen in proxy.requests] == ["CONNECT"]
 
 
 def test_a_proxy_that_does_not_lead_there(tmp_path: Path) -> None:

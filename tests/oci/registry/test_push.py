@@ -51,7 +51,8 @@ class Taker:
 
     def accept(self, exchange: Exchange, name: str, status: int) -> None:
         base = "" if self.relative else exchange.server.url
-        exchange.reply(status, Location=f"{base}/v2/a/blobs/uploads/{name}?state=a%2Bb%2Fc", OCI_Chunk_Min_Length="700000")
+        location = f"{base}/v2/a/blobs/uploads/{name}?state=a%2Bb%2Fc"
+        exchange.reply(status, Location=location, OCI_Chunk_Min_Length="700000")
 
 
 class Source:
@@ -152,9 +153,12 @@ def test_refused(status: int) -> None:
 @pytest.mark.parametrize("chunk", [None, 1_000_000])
 def test_a_size_that_is_wrong(size: int, chunk: int | None) -> None:
     taker = Taker()
-    with scripted(taker) as server, client(server, chunk_size=chunk, retries=0, read_timeout=0.5) as registry:
-        with pytest.raises(RegistryError):
-            registry.push_blob("a", DIGEST, size, Source())
+    with (
+        scripted(taker) as server,
+        client(server, chunk_size=chunk) as registry,
+        pytest.raises(RegistryError, match=r"cannot push|what is to be pushed has 3000000 bytes"),
+    ):
+        registry.push_blob("a", DIGEST, size, Source())
     assert taker.blobs == {}
 
 
@@ -171,13 +175,20 @@ def test_a_digest_that_is_wrong(size: int | None) -> None:
 
 def test_a_source_that_fails() -> None:
     class Broken(io.BytesIO):
+        failure: Exception = OciError("the pool is damaged")
+
         def read(self, size: int | None = -1, /) -> bytes:
-            raise OciError("the pool is damaged there")
+            raise self.failure
+
+    class BrokenDisk(Broken):
+        failure = OSError(5, "the pool is damaged")
 
     with scripted(Taker()) as server, client(server) as registry:
-        for size in (len(DATA), None):
-            with pytest.raises(OciError, match="the pool is damaged there"):
-                registry.push_blob("a", DIGEST, size, Broken)
+        for broken in (Broken, BrokenDisk):
+            for size in (len(DATA), None):
+                with pytest.raises(OciError, match="the pool is damaged"):
+                    registry.push_blob("a", DIGEST, size, broken)
+        assert len(server.paths("POST")) == 4
 
 
 def test_a_token_that_runs_out_within_an_upload() -> None:
@@ -307,9 +318,12 @@ class TestManifests:
         def handle(exchange: Exchange) -> None:
             exchange.error(400, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry")
 
-        with scripted(handle) as server, client(server) as registry:
-            with pytest.raises(RegistryError, match=r"cannot push .*/a:1: .*400: blob unknown to registry"):
-                self.put(registry)
+        with (
+            scripted(handle) as server,
+            client(server) as registry,
+            pytest.raises(RegistryError, match=r"cannot push .*/a:1: .*400: blob unknown to registry"),
+        ):
+            self.put(registry)
 
     def test_tried_again(self) -> None:
         def handle(exchange: Exchange) -> None:

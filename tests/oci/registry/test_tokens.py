@@ -336,7 +336,8 @@ def test_lifetimes_that_make_no_sense(lifetime: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "realm", ["ftp://example.com/token", "/token", "", "http://ann:pw@example.com/", "http://[", "http://a b/", "file:///"]
+    "realm",
+    ["ftp://example.com/token", "/token", "", "http://ann:pw@example.com/", "http://[", "http://a b/", "file:///"],
 )
 def test_realms_that_are_no_address(realm: str) -> None:
     with scripted(Guard(realm=realm or " ")) as server, client(server) as registry, pytest.raises(RegistryError):

@@ -16,7 +16,7 @@ from lamina.replication.sync.serving import serve
 from lamina.replication.sync.session import Session, SyncReport
 from lamina.replication.sync.terms import Terms
 
-_BUFFER = 1 << 16
+_BUFFER = 1 << 18
 
 
 @dataclass

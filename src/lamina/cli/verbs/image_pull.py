@@ -70,15 +70,23 @@ def run(arguments: Arguments) -> int:
     options = registry_options_of(arguments, reference.host)
     from lamina.oci.registry.client import Registry
 
+    lines = LayerLines(quiet=arguments.has("quiet") or arguments.has("json"))
+
+    def connected() -> Registry:
+        return Registry(reference.host, options, notice=lines.say)
+
     done: list[Pulled] = []
     failures: list[OciError] = []
-    lines = LayerLines(quiet=arguments.has("quiet") or arguments.has("json"))
-    with Pools(write=True) as pools, Registry(reference.host, options, notice=lines.say) as registry:
+    with Pools(write=True) as pools:
         pool = pools.of(pool_name, f"cannot pull '{printable(text)}': no such pool '{printable(pool_name)}'")
-        wanted = [reference.tagged(tag) for tag in registry.tags(reference.repository)] if every else [reference]
+        wanted = [reference]
+        if every:
+            with connected() as registry:
+                wanted = [reference.tagged(tag) for tag in registry.tags(reference.repository)]
         for one in wanted:
             try:
-                done.append(_pull(pool, registry, one, how, lines))
+                with connected() as registry:
+                    done.append(_pull(pool, registry, one, how, lines))
             except OciError as error:
                 if not every:
                     raise

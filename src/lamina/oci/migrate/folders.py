@@ -64,7 +64,7 @@ class Folder:
         for listed in store.images():
             image = store.image(listed, self._platform)
             several = several or more_platforms(image, listed.digest)
-            one = part_of(image, listed.names, str(listed.number))
+            one = part_of(image, listed.names, listed.digest)
             known = parts.get(one.ids[0])
             if known is not None:
                 one = Part(tuple(dict.fromkeys((*known.names, *one.names))), known.ids, known.selector, known.layers)

@@ -51,8 +51,8 @@ class LayoutDirectory:
             except OciError as error:
                 found.append(Unit(digest, (), size, frees, error=str(error)))
                 continue
-            part = part_of(image, tuple(dict.fromkeys(names[digest])), str(listed.number))
-            part = with_repository(Part(part.names, (*part.ids, digest), digest, part.layers), self._path.name)
+            part = part_of(image, tuple(dict.fromkeys(names[digest])), digest)
+            part = with_repository(Part(part.names, (*part.ids, digest), digest, part.layers), self._path.resolve().name)
             several = more_platforms(image, digest) and _runnable(self._path, digest) > 1
             kept = "the index has it for several platforms" if several else None
             found.append(Unit(digest, (part,), size, frees, kept=kept))

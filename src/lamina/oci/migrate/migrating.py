@@ -6,7 +6,7 @@ the pool already is verified, removed, and not read again.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lamina.errors import AlreadyExists, LaminaError, NoSpace, OciError, UsageError
@@ -16,7 +16,7 @@ from lamina.oci.migrate.units import Part, Source, Unit
 from lamina.oci.migrate.verifying import verify_image
 from lamina.oci.registry.reference import parse_reference
 from lamina.pool.importing.imageindex import find_layer, image_of
-from lamina.pool.importing.tags import tag_image
+from lamina.pool.importing.tags import remove_tag, tag_image
 from lamina.pool.names import printable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _NAMELESS = "untagged"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a unit. ``names`` in the pool; ``stored``: bytes that were written for it; ``why`` it is not done."""
+    """What became of a unit. ``names``: in the pool; ``stored``: bytes written for it; ``why``: what is not done."""
 
     unit: Unit
     state: str
@@ -43,9 +43,9 @@ class Result:
 
     @property
     def label(self) -> str:
-        """What to call it."""
+        """What to call it: a file by its name, others by that of the image."""
         named = next((name for part in self.unit.parts for name in part.names), None)
-        return named or self.unit.label
+        return named if named is not None and self.unit.label.startswith("sha256:") else self.unit.label
 
     @property
     def saved(self) -> int:
@@ -60,7 +60,7 @@ class How:
     dest: str
     delete_source: bool = False
     nameless: bool = False
-    choice: Choice = Choice()
+    choice: Choice = field(default_factory=Choice)
 
 
 class Migration:
@@ -140,13 +140,10 @@ class Migration:
         """Raise ``AlreadyExists`` where another image has one of the names."""
         for name in names:
             if self._pool.exists(name) and not self._is(name, part):
-                raise AlreadyExists(
-                    f"'{printable(name)}' is another image already; rename it, or name another dataset to migrate to"
-                )
+                raise another(name)
 
     def _is(self, name: str, part: Part) -> bool:
         row = image_of(self._pool, name)
-        # What an engine calls its ID may be another one than is known here: that is found out by importing.
         return row is not None and bool({row.config, row.manifest} & set(part.ids))
 
     # -- moving ---------------------------------------------------------------------------------------------------
@@ -239,12 +236,21 @@ class Migration:
         return replace(result, state=state, names=(*result.names, *names), stored=result.stored + stored)
 
     def _import(self, unit: Unit, part: Part, name: str) -> int:
-        choice = replace(self._how.choice, image=part.selector)
-        before = image_of(self._pool, name) if self._pool.exists(name) else None
-        if before is not None and part.layers is not None:
+        """Import an image; bytes stored for it. Raises ``AlreadyExists`` where another image has the name."""
+        taken = self._pool.exists(name)
+        if taken and part.layers is not None:
             self._check_free(part, [name])
+        # What an engine calls an image's ID may be none that the pool knows: then the import tells if it is the same.
+        dataset = name.partition("@")[0]
+        target = f"{dataset}@migrating-{part.ids[0].removeprefix('sha256:')[:12]}" if taken else name
+        choice = replace(self._how.choice, image=part.selector)
         with self._source.open(unit, part) as origin:
-            report = import_images(self._pool, origin, name, choice, progress=self._progress)
+            report = import_images(self._pool, origin, target, choice, progress=self._progress)
+        if taken:
+            new, old = image_of(self._pool, target), image_of(self._pool, name)
+            remove_tag(self._pool, target)
+            if new is None or old is None or new.config != old.config:
+                raise another(name)
         return report.stored_bytes
 
     def _note(self, part: Part, names: list[str]) -> None:
@@ -259,3 +265,10 @@ class Migration:
                 value = self._pool.get(pool_name, [SOURCE])[SOURCE].value
                 if value is None and ("." in name.partition("/")[0] or "/" not in reference.host):
                     self._pool.set([pool_name], {SOURCE: str(reference)})
+
+
+def another(name: str) -> AlreadyExists:
+    """The error where a name in the pool is another image's."""
+    return AlreadyExists(
+        f"'{printable(name)}' is another image already; rename it, or name another dataset to migrate to"
+    )

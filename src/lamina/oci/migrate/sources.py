@@ -13,7 +13,7 @@ from lamina.pool.names import printable
 
 
 def open_source(word: str, platform: Platform | None = None) -> Source:
-    """``docker-daemon:``, ``containers-storage:``, ``containerd://[NAMESPACE]``, an OCI layout, or archives in a folder.
+    """An engine's store (``docker-daemon:``, ``containerd://[NS]``, ...), an OCI layout, or archives in a folder.
 
     Raises ``NotFound``, ``UsageError``, ``OciError``.
     """

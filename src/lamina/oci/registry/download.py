@@ -1,6 +1,7 @@
 """A blob as a stream that goes on where it was cut."""
 
 import io
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +14,9 @@ from lamina.pool.names import printable
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+SLOWEST = 100
+"""Bytes a second. What comes slower, for as long as nothing may come, is taken for a stall."""
 
 _PIECE = 256 << 10
 """Bytes asked of the connection at a time."""
@@ -50,6 +54,7 @@ class BlobStream(io.RawIOBase):
         self._ranges = True
         self._tries = 0
         self._asked: float | None = None
+        self._came, self._waited = 0, 0.0
 
     @property
     def position(self) -> int:
@@ -84,15 +89,28 @@ class BlobStream(io.RawIOBase):
                 return b""
             try:
                 answer = self._answer or self._open()
+                self._check_pace(answer)
+                began = time.monotonic()
                 data = answer.read(min(most, _PIECE, self._size - self._position))
+                self._waited += time.monotonic() - began
                 if not data:
                     raise Disconnected(f"{answer.host} ended it at byte {self._position} of {self._size}")
             except Disconnected as error:
                 self._again(error)
                 continue
             self._position += len(data)
+            self._came += len(data)
             self._tries = 0
             return data
+
+    def _check_pace(self, answer: Answer) -> None:
+        """Raise if next to nothing came. Only time in which the network was waited for counts, not the reader's own."""
+        if self._waited < self._endpoints[0].options.read_timeout:
+            return
+        came, waited = self._came, self._waited
+        self._came, self._waited = 0, 0.0
+        if came < SLOWEST * waited:
+            raise Disconnected(f"{answer.host} sent {came} bytes in {waited:.1f} seconds")
 
     def _again(self, error: RegistryError) -> None:
         """Wait before another try at the same server; or go on to the next one; or give up."""
@@ -210,6 +228,7 @@ class BlobStream(io.RawIOBase):
             raise RegistryError(f"blob {self._shown} is longer at {answer.host} than its manifest says ({self._size})")
 
     def _let_go(self) -> None:
+        self._came, self._waited = 0, 0.0
         if self._answer is not None:
             self._answer.close()
             self._answer = None

@@ -13,9 +13,13 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "RECORD_L
 
 def translated(error: BaseException, host: str, patience: float) -> RegistryError:
     """The error to raise for ``error`` of a connection to ``host``; a ``Disconnected`` where another try may help."""
+    from urllib3.exceptions import LocationValueError
+
     host = printable(host)
     causes = list(_causes(error))
     for cause in causes:
+        if isinstance(cause, LocationValueError):
+            return RegistryError(f"'{host}' is no name that a host can have")
         if isinstance(cause, ssl.SSLCertVerificationError):
             reason = printable(cause.verify_message or str(cause))
             return RegistryError(

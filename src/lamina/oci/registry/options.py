@@ -1,6 +1,7 @@
 """How a registry is spoken to, and the flags of ``image pull`` and ``image push`` that say so."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ def parse_mirror(text: str, registry: str) -> Mirror:
             raise UsageError(f"invalid mirror '{printable(text)}': [REGISTRY=][http://]HOST[:PORT][/PATH] is expected")
         plain_http, text = scheme == "http", rest
     host, _, prefix = text.partition("/")
+    if not re.fullmatch(r"[A-Za-z0-9._/-]*", prefix) or ".." in prefix:
+        raise UsageError(f"invalid mirror '{printable(text)}': its path has characters that no repository has")
     return Mirror(registry, parse_host(host), prefix.strip("/"), plain_http)
 
 

@@ -100,20 +100,15 @@ class Transport:
         self._notice = notice
         self._lock = threading.Lock()
         self._managers: dict[tuple[Proxy | None, bool], PoolManager] = {}
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._closed = threading.Event()
+        self._sockets = _Sockets()
 
     def close(self) -> None:
         """Cut all connections: reads and waits of other threads end soon with ``RegistryError``."""
         self._closed.set()
+        self._sockets.cut()
         with self._lock:
-            sockets, managers = list(self._sockets), list(self._managers.values())
-        for one in sockets:
-            try:
-                # Of the plain socket: an SSLSocket's own shutdown would take TLS away under a reading thread.
-                socket.socket.shutdown(one, socket.SHUT_RDWR)
-            except OSError:
-                pass  # it is closed already
+            managers = list(self._managers.values())
         for manager in managers:
             manager.clear()
 
@@ -209,7 +204,7 @@ class Transport:
         body = request.body() if callable(request.body) else request.body
         if request.body is not None and request.length is not None:
             headers["Content-Length"] = str(request.length)
-        shown = host if port == _PORTS[scheme] else f"{host}:{port}"
+        shown = _authority(scheme, host, port)
         patience = self.options.read_timeout if request.patience is None else request.patience
         try:
             response = manager.urlopen(
@@ -288,7 +283,38 @@ def _authority_of(api: str, scheme: str) -> str:
     return _authority(*origin_of(f"{scheme}://{api}"))
 
 
-def _pool_classes(sockets: "weakref.WeakSet[socket.socket]", timeout: float) -> dict[str, Any]:
+class _Sockets:
+    """The sockets of all connections, to be cut from another thread than those that read them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._over = False
+
+    def add(self, one: socket.socket) -> None:
+        with self._lock:
+            self._open.add(one)
+            over = self._over
+        if over:
+            self._cut(one)
+
+    def cut(self) -> None:
+        with self._lock:
+            self._over = True
+            all_open = list(self._open)
+        for one in all_open:
+            self._cut(one)
+
+    @staticmethod
+    def _cut(one: socket.socket) -> None:
+        try:
+            # As of a plain socket: an SSLSocket's own shutdown would take TLS away under a thread that reads.
+            socket.socket.shutdown(one, socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is closed already
+
+
+def _pool_classes(sockets: _Sockets, timeout: float) -> dict[str, Any]:
     """urllib3's pools, whose connections put their sockets into ``sockets``."""
     from http.client import HTTPException, HTTPResponse
 

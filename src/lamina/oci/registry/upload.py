@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from lamina.errors import Disconnected, RegistryError
+from lamina.errors import Disconnected, OciError, RegistryError
 from lamina.oci.registry.answer import Answer
 from lamina.oci.registry.authentication import Scope
 from lamina.oci.registry.endpoint import Endpoint
@@ -192,7 +192,7 @@ class _Counted:
     def read(self, count: int) -> bytes:
         """``count`` bytes, fewer at the end only."""
         parts = []
-        while count and (data := self._stream.read(min(count, PIECE))):
+        while count and (data := self._piece(min(count, PIECE))):
             self._hash.update(data)
             self.count += len(data)
             count -= len(data)
@@ -201,13 +201,24 @@ class _Counted:
                 self._progress(self.count)
         return b"".join(parts)
 
+    def _piece(self, count: int) -> bytes:
+        try:
+            return self._stream.read(count)
+        except OSError as error:
+            # Not to be taken for one of the connection's, which would be tried again.
+            raise OciError(f"cannot read what is to be pushed: {error.strerror or error}") from error
+
     def pieces(self, size: int | None) -> Iterator[bytes]:
-        """The rest of the stream, of at most ``size`` bytes."""
+        """The rest of the stream, ``size`` bytes where that is known."""
         while size is None or self.count < size:
             data = self.read(PIECE if size is None else min(PIECE, size - self.count))
-            if not data:
+            if data:
+                yield data
+            elif size is None:
                 break
-            yield data
+            else:
+                # The server would wait for the rest.
+                raise RegistryError(f"what is to be pushed has {self.count} bytes, not {size}")
 
     def check(self, digest: str, size: int | None, doing: str) -> None:
         """Raise if what was sent is not what was promised."""

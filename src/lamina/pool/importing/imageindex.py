@@ -8,6 +8,7 @@ asked for, and passed over where all are.
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace
 from lamina.fs.imagearea import ImageArea, is_diff_id
 from lamina.fs.view import StoredTree
 from lamina.pool.names import printable
-from lamina.store.database import DAMAGED
+from lamina.store.database import DAMAGED, Database
 
 if TYPE_CHECKING:
     from lamina.pool.pool import Pool
@@ -137,16 +138,28 @@ class ImageIndex:
 
     def _keep(self, found: dict[int, ImageRow | None]) -> None:
         if not self.pool.writable:
-            self._own |= found
+            if not self._leave(found):
+                self._own |= found
             return
-        database = self.pool._database
         try:
-            with database.transaction():
-                for root, row in found.items():
-                    if database.query("SELECT 1 FROM tree WHERE root = ?", (root,)):  # else its names went meanwhile
-                        _insert(self.pool, root, row)
+            _keep_in(self.pool._database, found)
         except (NoSpace, AccessDenied):
             self._own |= found
+
+    def _leave(self, found: dict[int, ImageRow | None]) -> bool:
+        """Keep it for the next one, where this reader might write and nobody else is writing just now."""
+        database = self.pool._database
+        if not found or not os.access(database.path, os.W_OK):
+            return False
+        try:
+            with contextlib.closing(Database(database.path, write=True, disk=database.disk)) as writing:
+                # What a crash takes is read again.
+                writing.query("PRAGMA busy_timeout = 0")
+                writing.query("PRAGMA synchronous = NORMAL")
+                _keep_in(writing, found)
+        except LaminaError:
+            return False  # a full disk must not make reading fail
+        return True
 
     def is_right(self, root: int) -> bool:
         """Whether what the catalogue says of a root, if anything, is what its tree says."""
@@ -220,8 +233,14 @@ class ImageIndex:
         return [found[digest] for digest in sorted(found)]
 
 
-def _insert(pool: "Pool", root: int, row: ImageRow | None) -> None:
-    database = pool._database
+def _keep_in(database: Database, found: dict[int, ImageRow | None]) -> None:
+    with database.transaction():
+        for root, row in found.items():
+            if database.query("SELECT 1 FROM tree WHERE root = ?", (root,)):  # else its names went meanwhile
+                _insert(database, root, row)
+
+
+def _insert(database: Database, root: int, row: ImageRow | None) -> None:
     if row is None:
         database.execute("INSERT OR IGNORE INTO image(root) VALUES (?)", (root,))
         return

@@ -17,7 +17,7 @@ from lamina.pool.catalogue import Catalogue, Change, DatasetRow, SnapshotRow
 from lamina.pool.lineage.destroying import carry_out, doom
 from lamina.pool.lineage.families import Family
 from lamina.pool.names import printable, snapshot_name_error
-from lamina.replication.destination import Destination
+from lamina.replication.destination import Destination, what
 from lamina.replication.messages import SentSnapshot
 from lamina.replication.sync.proposal import Proposal
 from lamina.replication.sync.verdict import Verdict
@@ -87,7 +87,7 @@ class Aligning:
         coming = [one for one in self.proposal.snapshots if one.dataset == number]
         row = self._catalogue.find_dataset(name)
         if row is None:
-            self.destination.missing(name, "cannot receive: ")
+            self.destination.missing(name, what(coming[0] if coming else None))
         if not coming:
             return
         own = {one.guid for one in self.proposal.snapshots}

@@ -24,6 +24,8 @@ MAGIC = b"LAMINASY"
 VERSIONS = (1, 1)
 """The lowest and the highest version of the protocol that this lamina speaks."""
 GREETING = struct.Struct("<8sHH")
+LEAST_BUFFER = 1 << 18
+"""Bytes that the buffer of what is read from has at least."""
 _MOST_UNHEARD = 1000
 """Frames that may lie before the one that says why nobody reads any more."""
 _SHOWN = 120
@@ -195,7 +197,8 @@ class Channel:
     def readinto1(self, view: Any) -> int:
         """Some bytes of a stream."""
         self._turn()
-        count: int = self._reader.readinto1(view)  # type: ignore[attr-defined]
+        # Asked for more than its buffer, a BufferedReader waits for the pipe although it has some bytes.
+        count: int = self._reader.readinto1(memoryview(view)[:LEAST_BUFFER])  # type: ignore[attr-defined]
         self.received += count
         self.ended = self.ended or not count
         return count
