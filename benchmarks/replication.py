@@ -1,24 +1,29 @@
-"""Images to another place on this machine: lamina send | lamina receive beside rsync -aHAX, borg and restic copy.
+"""Images to another machine: lamina send | lamina receive beside rsync -aHAX, borg and restic copy.
 
-Three steps: the first image, the next version, and that with one small file changed. Bytes are those that would go over
-the wire: the stream; what rsync says it sent; what a borg or restic repository has grown by. restic copies from a
-repository that has the image already, as lamina does; borg and rsync read the files.
+Three steps: the first image, the next version, and that with one small file changed. The other machine is a process of
+its own behind a pipe in which all bytes are counted, in both directions. restic copies from a repository that has the
+image already, as lamina sends from a pool that has it; borg and rsync read the files.
 """
 
 import os
-import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import options
+from benchmarks import options, wire
 from benchmarks.contestants import BorgRepository, LaminaPool, ResticRepository, lamina_command
-from benchmarks.measure import Cost, apparent_bytes, data_bytes, run
+from benchmarks.measure import Cost, drop_caches, read_everything, run
 from benchmarks.report import Report
 
 STEPS = ("first image", "next version", "one file changed")
 _DATASET = "images/pytorch"
+_SFTP = "/usr/lib/openssh/sftp-server"
+_FILE = "etc/debian_version"
+
+Sources = tuple[Path, Path, Path]
+Copy = Callable[[Path], Cost]
 
 
 def main() -> None:
@@ -27,7 +32,7 @@ def main() -> None:
     parser.add_argument("--peers", default="rsync,borg,restic", help="of these, those to run beside (default: all)")
     arguments = parser.parse_args()
     peers = [peer for peer in arguments.peers.split(",") if peer]
-    options.need(peers)
+    options.need(peers, root=True)
     chosen = options.images(arguments.corpus, arguments.images)
     os.environ["LAMINA_BACKGROUND"] = "off"  # what is measured is the command
     named = {"images": [image.version for image in chosen], "runs": arguments.runs, "peers": peers}
@@ -36,34 +41,35 @@ def main() -> None:
         Report("replication", named, peers, out=arguments.out) as report,
     ):
         first, following = chosen[0].path, scratch / "next"
-        size = data_bytes(first)
-        options.need_space(scratch, size * 4)
+        options.need_space(scratch, 26 << 30)
         # A copy, so that a file in it can be changed.
         subprocess.run(["cp", "-a", str(chosen[1].path), str(following)], check=True)
         sources = (first, following, following)
         _lamina(report, scratch, sources, arguments.runs)
         for peer, step in (("rsync", _rsync), ("borg", _borg), ("restic", _restic)):
             if peer in peers:
-                _restore(following, chosen[1].path)
+                shutil.copy2(chosen[1].path / _FILE, following / _FILE)
                 step(report, scratch, sources)
         _targets(report)
 
 
-def _change(tree: Path) -> None:
-    """Change one small file."""
-    path = tree / "etc" / "debian_version"
-    path.write_text("changed\n")
-
-
-def _restore(tree: Path, source: Path) -> None:
-    path = "etc/debian_version"
-    shutil.copy2(source / path, tree / path)
+def _note(report: Report, step: str, who: str, cost: Cost, sent: wire.Wire, rate: int = 0) -> None:
+    """One run. ``rate``: the bytes of work that a rate is of."""
+    report.series(step, who, work_bytes=rate).add(cost)
+    report.series(f"{step}: bytes on the wire", who, unit="B").add(sent.bytes)
+    report.series(f"{step}: memory here", who, unit="B").add(sent.peak_here)
+    report.series(f"{step}: memory there", who, unit="B").add(sent.peak_there)
+    print(
+        f"{step}, {who}: {cost.seconds:.2f} s, {sent.there:,} bytes there, {sent.back:,} back, "
+        f"{sent.peak_here / 1e6:.0f} and {sent.peak_there / 1e6:.0f} MB of memory",
+        flush=True,
+    )
 
 
 # -- lamina ---------------------------------------------------------------------------------------------------------
 
 
-def _lamina(report: Report, scratch: Path, sources: tuple[Path, Path, Path], runs: int) -> None:
+def _lamina(report: Report, scratch: Path, sources: Sources, runs: int) -> None:
     source = LaminaPool("benchsend", scratch / "source")
     target = LaminaPool("benchback", scratch / "target")
     source.create()
@@ -71,7 +77,7 @@ def _lamina(report: Report, scratch: Path, sources: tuple[Path, Path, Path], run
     stored: list[int] = []
     for tag, tree in zip(tags, sources, strict=True):
         if tag == "changed":
-            _change(tree)
+            (tree / _FILE).write_text("changed\n")
         before = _stored(source)
         source.take_in(tree, _DATASET, tag)
         stored.append(_stored(source) - before)
@@ -80,24 +86,26 @@ def _lamina(report: Report, scratch: Path, sources: tuple[Path, Path, Path], run
         target.create()
         for number, step in enumerate(STEPS):
             base = [] if not number else ["-i", f"@{tags[number - 1]}"]
-            snapshot = f"benchsend/{_DATASET}@{tags[number]}"
-            size = int(source.call("send", "-nP", *base, snapshot).stdout.split()[-1])
-            cost = _pipe(source, target, [*base, snapshot])
-            report.series(step, "lamina", work_bytes=size).add(cost, stored_bytes=size)
-            print(
-                f"{step}, lamina: {cost.seconds:.2f} s, {size:,} bytes, {size / 1e6 / cost.seconds:.0f} MB/s",
-                flush=True,
-            )
+            words = [*base, f"benchsend/{_DATASET}@{tags[number]}"]
+            size = int(source.call("send", "-nP", *words).stdout.split()[-1])
+            cost, sent = _pipe(scratch, source, target, words)
+            if sent.there != size:
+                raise SystemExit(f"'send -nP' said {size} bytes, {sent.there} came")
+            _note(report, step, "lamina", cost, sent, size)
         target.delete()
     source.delete()
 
 
-def _pipe(source: LaminaPool, target: LaminaPool, words: list[str]) -> Cost:
+def _pipe(scratch: Path, source: LaminaPool, target: LaminaPool, words: list[str]) -> tuple[Cost, wire.Wire]:
     """``lamina send WORDS | lamina receive``, each side with its own known pools."""
-    lamina = " ".join(lamina_command())
-    known = (f"LAMINA_POOLS={pool.path}.known {lamina}" for pool in (source, target))
-    line = f"{next(known)} send {' '.join(words)} | {next(known)} receive benchback/copy"
-    return run(["bash", "-c", f"set -o pipefail; {line}"])
+    noted = scratch / "noted"
+    lamina = lamina_command()
+    send = shlex.join([*wire.words(noted, here=True), *lamina, "send", *words])
+    receive = shlex.join([*wire.words(noted), "--", *lamina, "receive", "benchback/copy"])
+    known = [f"LAMINA_POOLS={pool.path}.known" for pool in (source, target)]
+    os.sync()
+    cost = run(["bash", "-c", f"set -o pipefail; {known[0]} {send} | {known[1]} {receive}"])
+    return cost, wire.read(noted)
 
 
 def _stored(pool: LaminaPool) -> int:
@@ -107,79 +115,94 @@ def _stored(pool: LaminaPool) -> int:
 # -- peers ----------------------------------------------------------------------------------------------------------
 
 
-def _rsync(report: Report, scratch: Path, sources: tuple[Path, Path, Path]) -> None:
+def _rsync(report: Report, scratch: Path, sources: Sources) -> None:
     """Twice the same tree is looked at whole: rsync compares sizes and times of all files."""
-    target = scratch / "rsync"
+    target, noted = scratch / "rsync", scratch / "noted"
+    remote = scratch / "rsync-there"
+    # rsync calls it as ssh: HOST, then the command in words.
+    remote.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(wire.words(noted))} -- "$@"\n')
+    remote.chmod(0o755)
 
-    def copy(tree: Path) -> tuple[Cost, int]:
-        cost = run(["rsync", "-aHAX", "--delete", "--no-inc-recursive", "--stats", f"{tree}/", f"{target}/"])
-        sent = re.search(r"Total bytes sent: ([\d,]+)", cost.stdout)
-        return cost, int(sent[1].replace(",", "")) if sent else 0
+    def copy(tree: Path) -> Cost:
+        words = ["rsync", "-aHAX", "--delete", "--no-inc-recursive"]
+        return run([*wire.words(noted, here=True), *words, "-e", str(remote), f"{tree}/", f"there:{target}/"])
 
-    _steps(report, "rsync", sources, copy)
+    _steps(report, "rsync", sources, noted, copy)
     options.remove(target)
 
 
-def _borg(report: Report, scratch: Path, sources: tuple[Path, Path, Path]) -> None:
-    repository = BorgRepository(scratch / "borg")
+def _borg(report: Report, scratch: Path, sources: Sources) -> None:
+    repository, noted = BorgRepository(scratch / "borg"), scratch / "noted"
     repository.create()
+    remote = scratch / "borg-there"
+    remote.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(wire.words(noted))} -- "$@"\n')
+    remote.chmod(0o755)
+    environment = {
+        "BORG_RSH": str(remote),
+        "BORG_BASE_DIR": str(scratch / "borg.home"),
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+        "BORG_RELOCATED_REPO_ACCESS_IS_OK": "yes",
+    }
+    names = iter(("first", "next", "changed"))
 
-    def copy(tree: Path) -> tuple[Cost, int]:
-        before = apparent_bytes(repository.path)
-        cost = repository.take_in(tree, f"a{before}")
-        return cost, apparent_bytes(repository.path) - before
+    def copy(tree: Path) -> Cost:
+        archive = f"ssh://there{repository.path}::{next(names)}"
+        words = ["borg", "create", "-C", "zstd,3", archive, "."]
+        return run([*wire.words(noted, here=True), *words], env=environment, cwd=tree)
 
-    _steps(report, "borg", sources, copy)
+    _steps(report, "borg", sources, noted, copy)
     options.remove(repository.path)
 
 
-def _restic(report: Report, scratch: Path, sources: tuple[Path, Path, Path]) -> None:
-    here, there = ResticRepository(scratch / "restic"), ResticRepository(scratch / "restic-copy")
+def _restic(report: Report, scratch: Path, sources: Sources) -> None:
+    here, noted = ResticRepository(scratch / "restic"), scratch / "noted"
     here.create()
-    run(
-        ["restic", "init", "--repository-version", "2", "--copy-chunker-params", "--from-repo", scratch / "restic"],
-        env=_restic_env(there.path),
-    )
-
-    def copy(tree: Path) -> tuple[Cost, int]:
-        here.take_in(tree, "image")
-        before = apparent_bytes(there.path)
-        cost = run(["restic", "copy", "--from-repo", here.path], env=_restic_env(there.path))
-        return cost, apparent_bytes(there.path) - before
-
-    _steps(report, "restic copy", sources, copy)
-    options.remove(here.path)
-    options.remove(there.path)
-
-
-def _restic_env(path: Path) -> dict[str, str]:
-    return {
-        "RESTIC_REPOSITORY": str(path),
+    there = scratch / "restic-there"
+    environment = {
+        "RESTIC_REPOSITORY": f"sftp:there:{there}",
         "RESTIC_PASSWORD": "benchmark",
         "RESTIC_FROM_PASSWORD": "benchmark",
-        "RESTIC_CACHE_DIR": str(path) + ".cache",
+        "RESTIC_CACHE_DIR": f"{there}.cache",
     }
+    sftp = ["-o", f"sftp.command={shlex.join([*wire.words(noted), '--', _SFTP])}"]
+    version = ["--repository-version", "2", "--copy-chunker-params", "--from-repo", str(here.path)]
+    run(["restic", *sftp, "init", *version], env=environment)
+    noted.write_text("")
+
+    def copy(tree: Path) -> Cost:
+        here.take_in(tree, "image")
+        os.sync()
+        noted.write_text("")
+        words = ["restic", *sftp, "copy", "--from-repo", str(here.path)]
+        return run([*wire.words(noted, here=True), *words], env=environment)
+
+    _steps(report, "restic copy", sources, noted, copy)
+    options.remove(here.path)
+    options.remove(there)
 
 
-def _steps(
-    report: Report, who: str, sources: tuple[Path, Path, Path], copy: Callable[[Path], tuple[Cost, int]]
-) -> None:
+def _steps(report: Report, who: str, sources: Sources, noted: Path, copy: Copy) -> None:
     for step, tree in zip(STEPS, sources, strict=True):
         if step == STEPS[2]:
-            _change(tree)
-        cost, sent = copy(tree)
-        report.series(step, who, work_bytes=sent).add(cost, stored_bytes=sent)
-        print(f"{step}, {who}: {cost.seconds:.2f} s, {sent:,} bytes", flush=True)
+            (tree / _FILE).write_text("changed\n")
+        else:
+            drop_caches()
+            read_everything(tree)  # so that all find it in the page cache, as far as that goes
+        cost = copy(tree)
+        _note(report, step, who, cost, wire.read(noted))
 
 
 def _targets(report: Report) -> None:
     stored = report.facts["stored_bytes"]
     assert isinstance(stored, dict)
-    for step in STEPS[:2]:
+    for step in STEPS:
         ours = report.series(step, "lamina")
-        report.target(f"{step}: bytes sent / bytes stored", ours.stored_bytes[0] / stored[step], 1.02, at_least=False)
-        report.target(f"{step}: MB of stored data a second", ours.rate, 500, at_least=True)
-        report.target(f"{step}: peak memory of either side, MB", max(ours.peak_rss_bytes) / 1e6, 200, at_least=False)
+        report.target(f"{step}: bytes sent / bytes stored", ours.work_bytes / stored[step], 1.02, at_least=False)
+        if step != STEPS[2]:
+            report.target(f"{step}: MB of stored data a second", ours.rate, 500, at_least=True)
+        for side in ("here", "there"):
+            most = max(report.series(f"{step}: memory {side}", "lamina", unit="B").values) / 1e6
+            report.target(f"{step}: peak memory {side}, MB", most, 200, at_least=False)
     report.target("one file changed: seconds", report.series(STEPS[2], "lamina").median, 0.5, at_least=False)
 
 

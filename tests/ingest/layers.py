@@ -94,8 +94,8 @@ def by_hand(op: Op, style: str) -> bytes:
             data = table + stored
         else:
             records.append((b"GNU.sparse.size", b"%d" % op.size))
+            records.append((b"GNU.sparse.numblocks", b"%d" % len(op.sparse)))
             if style == "pax-0.0":
-                records.append((b"GNU.sparse.numblocks", b"%d" % len(op.sparse)))
                 for at, number in enumerate(numbers):
                     records.append((b"GNU.sparse.offset" if at % 2 == 0 else b"GNU.sparse.numbytes", b"%d" % number))
             else:

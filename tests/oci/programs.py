@@ -68,9 +68,16 @@ class Containerd:
         return Path(words[words.index("TARGET") - 1])
 
 
+_NO_SWEEPS = (
+    '[plugins."io.containerd.gc.v1.scheduler"]\nmutation_threshold = 1000000\nschedule_delay = "1h"\n'
+    'startup_delay = "1h"\n'
+)
+"""Views have no lease: they must not be swept while somebody looks at them."""
+
+
 @contextlib.contextmanager
-def containerd(directory: Path) -> Iterator[Containerd]:
-    """Run a containerd on a socket in ``directory``, a short path."""
+def containerd(directory: Path, *, sweeps: bool = False) -> Iterator[Containerd]:
+    """Run a containerd on a socket in ``directory``, a short path. ``sweeps``: it collects what nothing names."""
     directory.mkdir(parents=True, exist_ok=True)
     socket = directory / "c.sock"
     config = directory / "config.toml"
@@ -78,8 +85,9 @@ def containerd(directory: Path) -> Iterator[Containerd]:
         f'version = 2\nroot = "{directory}/root"\nstate = "{directory}/state"\n'
         'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", '
         '"io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", '
-        '"io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.overlayfs", "io.containerd.internal.v1.opt"]\n'
-        f'[grpc]\naddress = "{socket}"\n[ttrpc]\naddress = "{socket}.ttrpc"\n'
+        '"io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.overlayfs", '
+        '"io.containerd.internal.v1.opt"]\n'
+        f'[grpc]\naddress = "{socket}"\n[ttrpc]\naddress = "{socket}.ttrpc"\n' + ("" if sweeps else _NO_SWEEPS)
     )
     with open(directory / "log", "wb") as log:
         process = subprocess.Popen(["containerd", "--config", str(config)], stdout=log, stderr=log)

@@ -81,8 +81,8 @@ class Tank:
         done = self.run("image", "import", *words, stdin=stdin)
         assert (done.status, done.out) == (1, ""), done.err
         assert done.err.count("\n") == 1 and done.err.isascii() and len(done.err) < 600, done.err
-        after = self.traces()
-        assert after == before, done.err
+        for one, other in zip(before, self.traces(), strict=True):
+            assert one == other, f"{one} {other} {done.err}"
         return done.err.removesuffix("\n")
 
     def traces(self) -> list[object]:
@@ -90,7 +90,7 @@ class Tank:
         with Pool.open(self.path, write=True) as pool:
             pool.gc()
             rows: list[object] = []
-            for table in ("dataset", "snapshot", "tree", "lease", "pin", "image", "image_layer", "object"):
+            for table in ("dataset", "snapshot", "tree", "lease", "pin", "blob", "object"):
                 column = "count(*)" if table == "object" else "*"
                 rows.append((table, pool.store.database.query(f"SELECT {column} FROM {table}")))
         rows.append(sorted(os.listdir(self.path / "tmp")))
@@ -114,4 +114,7 @@ class Tank:
     def names(self) -> list[str]:
         """The images."""
         with Pool.open(self.path) as pool:
-            return [entry.name for entry in pool.list(["tank"], types=("image",))]
+            rows = pool.store.database.query(
+                "SELECT d.name, s.name FROM snapshot s JOIN dataset d ON d.id = s.dataset ORDER BY s.id"
+            )
+        return [f"{dataset}@{tag}" for dataset, tag in rows]

@@ -141,16 +141,16 @@ def test_an_empty_layer(tank: Tank, tmp_path: Path) -> None:
 
 
 def test_several_images(tank: Tank, tmp_path: Path) -> None:
-    images = {"docker.io/library/one:1": BuiltImage([BASE]), "two:2": BuiltImage([TOP]), "three:3": IMAGE}
+    images = {"docker.io/library/one:a": BuiltImage([BASE]), "two:b": BuiltImage([TOP]), "three:c": IMAGE}
     for form, old in (("old", True), ("new", False)):
         data = docker_archive(images, old=old)
         path = tmp_path / form
         path.write_bytes(data)
         for source, more in ((str(path), None), ("-", data)):
             message = tank.refused(source, "tank/a@x", stdin=more)
-            assert "holds several images; choose one with --image: 0: docker.io/library/one:1" in message
+            assert "holds several images; choose one with --image: 0: docker.io/library/one:a" in message
             for number, (word, image) in enumerate(
-                (("one:1", "docker.io/library/one:1"), ("2", "three:3"), (images["two:2"].image_id, "two:2"))
+                (("one:a", "docker.io/library/one:a"), ("2", "three:c"), (images["two:b"].image_id, "two:b"))
             ):
                 if not old and word.startswith("sha256"):
                     continue  # there an image is known by its manifest's digest

@@ -79,7 +79,9 @@ class Evil:
         self.layers[number] = self.add(media_type, data)
 
     def files(self) -> dict[str, bytes]:
-        config = {"config": self.add(OCI_CONFIG, json.dumps(self.config).encode())}
+        config = (
+            {"config": self.add(OCI_CONFIG, json.dumps(self.config).encode())} if "config" not in self.manifest else {}
+        )
         raw = json.dumps({**config, "layers": self.layers, **self.manifest}).encode()
         entry = {**self.add(OCI_MANIFEST, raw), **self.entry}
         index = self.index or json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()

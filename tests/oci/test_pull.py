@@ -232,6 +232,9 @@ def test_pull_again_and_a_moved_tag(shop: Shop, pool: Path, run: Run) -> None:
     assert f"{blobs[0][7:19]}: Already exists\n" in moved.err
     assert "The image that was tank/images/team/app@v1 before is gone; its space comes back\n" in moved.out
     assert images() == ["tank/images/team/app@v1"]
+    source = f"{reference}@{digest_of(second.manifest)}"
+    assert run("get", "-Ho", "value", "lamina:source", "tank/images/team/app@v1").out == f"{source}\n"
+    assert run("pool", "history", "tank").out.count("lamina image pull") == 2
     with Pool.open("tank") as opened:
         row = opened.image("tank/images/team/app@v1")
         assert row is not None
@@ -335,6 +338,19 @@ def test_all_tags(shop: Shop, pool: Path, run: Run) -> None:
         shop.push(BuiltImage([BASE, top]), f"every:{tag}")
     result = run("image", "pull", "-aq", f"{shop.host}/every")
     assert (result.status, sorted(result.out.split())) == (0, ["tank/images/every@v1", "tank/images/every@v2"])
+    chart = b"a chart"
+    config = descriptor("application/vnd.cncf.helm.config.v1+json", b"{}")
+    layers = [descriptor("application/vnd.cncf.helm.chart.content.v1.tar+gzip", chart)]
+    artifact = json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}).encode()
+    reference = parse_reference(f"{shop.host}/every:chart")
+    with Registry(shop.host, Options()) as registry:
+        for blob in (chart, b"{}"):
+            registry.push_blob(reference.repository, digest_of(blob), len(blob), partial(io.BytesIO, blob))
+        registry.put_manifest(reference, artifact, OCI_MANIFEST)
+    assert run("destroy", "-r", "tank/images/every").status == 0
+    some = run("image", "pull", "-aq", f"{shop.host}/every")
+    assert (some.status, sorted(some.out.split())) == (1, ["tank/images/every@v1", "tank/images/every@v2"])
+    assert some.err.count("\n") == 1 and "Helm chart" in some.err
     assert run("image", "pull", "-a", f"{shop.host}/every:v1").status == 2
     assert run("image", "pull", "-a", f"{shop.host}/every", "tank/x@y").status == 2
 
@@ -497,6 +513,26 @@ def test_a_quota_stops_a_pull(shop: Shop, pool: Path, run: Run) -> None:
     assert run("image", "pull", "-q", reference).status == 0
 
 
+def test_a_full_disk(shop: Shop, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setenv("LAMINA_POOLS", str(tmp_path / "pools"))
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)]
+    if subprocess.run(mounting, capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    try:
+        Pool.create("tank", disk / "tank").close()
+        tar = layer(*(file(f"f{number}", random.Random(number).randbytes(3 << 20)) for number in range(4)))
+        reference = shop.push(BuiltImage([BASE, tar], compression="none"), "toolarge:v1")
+        result = run("image", "pull", reference)
+        assert result.status == 1
+        assert "no space left" in result.err.splitlines()[-1]
+        no_trace(disk / "tank")
+        assert run("image", "pull", "-q", shop.push(BuiltImage([BASE]), "small:v1")).status == 0
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
 # -- interrupted --------------------------------------------------------------------------------------------------
 
 
@@ -623,6 +659,24 @@ def test_a_connection_that_is_cut_is_gone_on_with(
     assert len(paths) > len(set(paths)), "nothing was asked for twice"
 
 
+def test_two_pulls_of_one_image(shop: Shop, pool: Path, run: Run, big: tuple[str, BuiltImage]) -> None:
+    gate = Gate(shop.host, 6 << 20)
+    # Both say the same registry: the gate stands before it as a mirror.
+    words = ("--mirror", f"http://{gate.host}", f"{shop.host}/{big[0]}")
+    process = lamina("image", "pull", *words)
+    try:
+        assert gate.shut.wait(60)
+        assert run("image", "pull", "-q", f"{shop.host}/{big[0]}").status == 0
+        gate.open()
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        gate.close()
+    assert process.returncode == 0, errors
+    assert b"Status: Image is up to date" in output
+    assert images() == ["tank/images/big/app@v1"]
+
+
 def test_while_it_is_mounted(shop: Shop, pool: Path, run: Run, tmp_path: Path) -> None:
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         pytest.skip("needs FUSE")
@@ -633,6 +687,9 @@ def test_while_it_is_mounted(shop: Shop, pool: Path, run: Run, tmp_path: Path) -
     point.mkdir()
     assert run("mount", "tank/images/shown@v1", str(point)).status == 0
     try:
+        busy = run("image", "rm", "tank/images/shown@v1")
+        assert (busy.status, busy.err.count("\n")) == (1, 1)
+        assert "is mounted" in busy.err
         shop.push(second, "shown:v1")
         moved = run("image", "pull", reference)
         assert moved.status == 0

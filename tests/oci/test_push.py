@@ -82,13 +82,13 @@ def watched(registry: RunningRegistry) -> Iterator[Watched]:
             return
         seen = exchange.seen
         connection = http.client.HTTPConnection(registry.host, timeout=30)
-        headers = {
-            key: value
-            for key, value in seen.headers.items()
-            if key.lower() not in ("connection", "transfer-encoding", "content-length")
-        }
         # The host stays: places that the registry names lead here again.
-        connection.request(exchange.method, seen.target, seen.body, headers)
+        connection.putrequest(exchange.method, seen.target, skip_host=True, skip_accept_encoding=True)
+        for key, value in seen.headers.items():
+            if key.lower() not in ("connection", "transfer-encoding", "content-length"):
+                connection.putheader(key, value)
+        connection.putheader("Content-Length", str(len(seen.body)))
+        connection.endheaders(seen.body)
         answer = connection.getresponse()
         data = answer.read()
         kept = {key: value for key, value in answer.getheaders() if key.lower() not in ("connection", "date")}
@@ -196,7 +196,7 @@ def test_a_pulled_image_goes_elsewhere_unchanged(
     tank: Pool, shop: Watched, repository: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     need("skopeo")
-    image = BuiltImage([BASE, ONE], docker=True, indent=4)
+    image = BuiltImage([BASE, ONE], indent=4)
     layout = write_layout(tmp_path / "layout", {"one": image})
     target = f"docker://{shop.host}/{repository}:1"
     programs.run("skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{layout}:one", target)

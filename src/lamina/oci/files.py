@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from lamina.errors import OciError
+from lamina.errors import OciError, SourceError
 from lamina.ingest import tar
 from lamina.oci.blobs import read_blob
 from lamina.pool.names import printable
@@ -141,7 +141,7 @@ class ArchiveFiles:
     """The members of an uncompressed tar on disk, found by its headers alone. See ``Files``. Safe for threads."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ``OciError`` and ``SourceError``."""
+        """Raises ``OciError``."""
         self.what = f"'{printable(str(path))}'"
         try:
             self._stream = io.FileIO(path)
@@ -151,8 +151,10 @@ class ArchiveFiles:
         self._links = Links(self.what)
         try:
             self._scan()
-        except BaseException:
+        except BaseException as error:
             self._stream.close()
+            if isinstance(error, SourceError):
+                raise OciError(f"{self.what}: {error}") from error
             raise
 
     def _scan(self) -> None:

@@ -49,10 +49,11 @@ def import_images(
             return _from_stream(pool, origin, name, choice, move, progress)
         return _from_files(pool, origin, name, choice, move, progress)
     except (OciError, SourceError) as error:
-        raise _named(error, f"'{printable(name)}'" if isinstance(name, str) else what) from error
+        raise named_error(error, f"'{printable(name)}'" if isinstance(name, str) else what) from error
 
 
-def _named(error: LaminaError, what: str) -> LaminaError:
+def named_error(error: LaminaError, what: str) -> LaminaError:
+    """The same error, with what could not be imported before it if that is not said yet."""
     text = str(error)
     return error if text.startswith("cannot import") else type(error)(f"cannot import {what}: {text}")
 
@@ -98,7 +99,7 @@ def _from_stream(
             diff_id_of=lambda digest: diff_id_of(pool, digest),
         )
         streams = Streams()
-        streams.opened(origin.stream)
+        streams.opened(origin.source)
         run_together([archive.read], 1, streams, session.check)
         image = _chosen(open_store(archive, origin.format), choice)
         config = check_image(image)

@@ -5,13 +5,14 @@ is in the pool then.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from lamina.errors import OciError
+from lamina.oci.ahead import ReadAhead
 from lamina.oci.blobs import BlobReader, layer_limit, open_tar
 from lamina.oci.models import (
     Config,
@@ -177,6 +178,7 @@ def take_image(
     name: str,
     *,
     move: bool = False,
+    properties: Mapping[str, str] | None = None,
     jobs: int = JOBS,
     limit: int | None = None,
     watcher: LayerWatcher | None = None,
@@ -184,8 +186,9 @@ def take_image(
 ) -> "ImportReport":
     """Take an image into the pool as ``name`` (``dataset@tag``); ``move``: a tag that is there moves.
 
-    ``jobs``: layers at once; ``limit``: bytes that a layer may decompress to, None for what its size allows. Raises
-    ``OciError``, ``SourceError``, ``NoSpace``, ``AlreadyExists``; then nothing of it is left.
+    ``properties``: user properties of the image; ``jobs``: layers at once; ``limit``: bytes that a layer may decompress
+    to, None for what its size allows. Raises ``OciError``, ``SourceError``, ``NoSpace``, ``AlreadyExists``; then
+    nothing of it is left.
     """
     from lamina.pool.importing.layered import LayeredImport
 
@@ -193,7 +196,7 @@ def take_image(
     dataset, _ = split_snapshot(name)
     with LayeredImport(pool, dataset, progress=progress) as session:
         take_layers(session, image.layers, jobs=jobs, limit=limit, watcher=watcher)
-        return session.commit(name, image.config, image.manifest, config.diff_ids, move=move)
+        return session.commit(*(name, image.config, image.manifest, config.diff_ids), move=move, properties=properties)
 
 
 def take_layers(
@@ -233,7 +236,12 @@ def _take_layer(session: Session, layer: LayerBlob, limit: int | None, watcher: 
     try:
         blob = BlobReader(stream, layer.digest, layer.size, what, given.took)
         most = layer_limit(layer.size) if limit is None else limit
-        session.add(open_tar(blob, layer.media_type, most, what), layer.diff_id, name)
+        with ReadAhead(open_tar(blob, layer.media_type, most, what)) as tar:
+            try:
+                session.add(cast(BinaryIO, tar), layer.diff_id, name)
+            except BaseException:
+                streams.close(stream)  # so that a read which waits for bytes ends
+                raise
     finally:
         streams.close(stream)
     given.tell(COMPLETE)

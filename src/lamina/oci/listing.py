@@ -11,6 +11,8 @@ from lamina.oci.source import Image
 from lamina.pool.names import printable
 
 _SHOWN = 8
+_LEAST_DIGITS = 7
+"""Of a digest that is cut short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def select(store: Store, wanted: str | None, platform: Platform | None) -> Liste
     if not images:
         raise OciError(f"{store.what} holds no image")
     if wanted is not None:
-        found = [one for one in images if _is(one, wanted)]
+        found = _meant(images, wanted)
         if len({one.digest for one in found}) == 1:
             return found[0]
         if found:
@@ -82,14 +84,16 @@ def _for_platform(images: Sequence[Listed], platform: Platform | None) -> list[L
     return [one for rank, one in fitting if rank == least]
 
 
-def _is(one: Listed, wanted: str) -> bool:
-    if wanted in one.names or wanted == str(one.number):
-        return True
-    digits = wanted.removeprefix("sha256:")
-    if len(digits) >= 7 and one.digest.removeprefix("sha256:").startswith(digits):
-        return True
+def _meant(images: Sequence[Listed], wanted: str) -> list[Listed]:
+    """Those that a word may mean: a name that is so before one that means the same, that before a digest or number."""
+    found = [one for one in images if wanted in one.names]
     canonical = _canonical(wanted)
-    return canonical is not None and canonical in map(_canonical, one.names)
+    if not found and canonical is not None:
+        found = [one for one in images if canonical in map(_canonical, one.names)]
+    digits = wanted.removeprefix("sha256:")
+    if not found and len(digits) >= _LEAST_DIGITS:
+        found = [one for one in images if one.digest.removeprefix("sha256:").startswith(digits)]
+    return found or [one for one in images if wanted == str(one.number)]
 
 
 def _canonical(name: str) -> str | None:

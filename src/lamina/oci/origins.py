@@ -43,9 +43,14 @@ class FilesOrigin:
 
 @dataclass(frozen=True, slots=True)
 class StreamOrigin:
-    """Images in an archive that passes by once. ``what`` names it; ``name_hint``: what it was asked for by."""
+    """Images in an archive that passes by once.
+
+    ``source`` is the stream below all others: closing it ends a read that waits. ``what`` names it in messages;
+    ``name_hint``: what it was asked for by.
+    """
 
     stream: BinaryIO
+    source: BinaryIO
     what: str
     format: Format
     name_hint: str | None = None
@@ -76,7 +81,7 @@ def open_origin(word: str, format: Format = "auto", *, platform: str | None = No
         engine, reference = found
         stream = engine.export(reference, platform)
         with contextlib.closing(stream):
-            yield StreamOrigin(stream, f"'{printable(word)}'", "auto", reference)
+            yield StreamOrigin(stream, stream, f"'{printable(word)}'", "auto", reference)
     elif word == "-":
         yield _stream_origin(_standard_input(), "standard input", format, word)
     else:
@@ -127,7 +132,7 @@ def _path_origin(path: Path, format: Format) -> Iterator[Origin]:
             with contextlib.closing(ArchiveFiles(path)) as files:
                 yield FilesOrigin(files, format)
         else:
-            yield StreamOrigin(peeked, f"'{shown}'", format)  # type: ignore[arg-type]
+            yield StreamOrigin(peeked, file, f"'{shown}'", format)  # type: ignore[arg-type]
 
 
 def _stream_origin(stream: BinaryIO, what: str, format: Format, word: str) -> Origin:
@@ -138,7 +143,7 @@ def _stream_origin(stream: BinaryIO, what: str, format: Format, word: str) -> Or
     peeked = PeekedStream(open_stream(stream), _PEEK)
     if format == "auto" and not looks_like_archive(peeked.head):
         return RootOrigin(peeked, format)  # type: ignore[arg-type]
-    return StreamOrigin(peeked, what, format)  # type: ignore[arg-type]
+    return StreamOrigin(peeked, stream, what, format)  # type: ignore[arg-type]
 
 
 def looks_like_archive(head: bytes) -> bool:

@@ -1,6 +1,7 @@
 """An image of the pool on its way out: its config, the tars of its layers, what its manifest said of them."""
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -117,6 +118,15 @@ class OutgoingImage:
         """Raise ``DamagedData`` unless what was read is the layer."""
         if layer.diff_id is not None and layer.diff_id != diff_id:
             raise self.damaged(layer, f"its tar has the digest {diff_id}")
+
+    def measure(self) -> None:
+        """Find out what the layer of a plain root file system is, by reading it all."""
+        digest, size = hashlib.sha256(), 0
+        with self.open_rootfs() as stream:
+            while data := stream.read(_READ):
+                digest.update(data)
+                size += len(data)
+        self.layers = (OutgoingLayer(0, f"sha256:{digest.hexdigest()}", size, None),)
 
     def _stored(self) -> StoredTree:
         assert isinstance(self._tree, StoredTree)  # every tree of a pool is

@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
@@ -57,6 +58,7 @@ class ProcessStream(io.RawIOBase):
         assert self._process.stdout is not None
         self._output = self._process.stdout
         self._stream = PolledStream(self._output.fileno())
+        self._reading = threading.Lock()
 
     def readable(self) -> bool:
         """See ``io.RawIOBase``."""
@@ -64,7 +66,8 @@ class ProcessStream(io.RawIOBase):
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
         """See ``io.RawIOBase``."""
-        count = self._stream.readinto(buffer)
+        with self._reading:
+            count = self._stream.readinto(buffer)
         if not count and len(memoryview(buffer)) and self._process.wait():
             raise OciError(f"'{self._program}' failed: {self._reason()}")
         return count
@@ -85,7 +88,8 @@ class ProcessStream(io.RawIOBase):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, 9)
         self._process.wait()
-        self._output.close()
+        with self._reading:  # who waits for bytes lets go soon; closed before, its descriptor might be another file's
+            self._output.close()
         self._errors.close()
 
 

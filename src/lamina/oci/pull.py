@@ -228,8 +228,19 @@ def pull(
         for diff_id, layer in zip(resolved.config.diff_ids, manifest.layers, strict=True)
     ]
     image = Image(resolved.config.raw, manifest.raw, layers, str(reference))
-    report = take_image(*(pool, image, name), move=before is not None, jobs=jobs, limit=limit, watcher=counting)
-    pool.set([name], {SOURCE: resolved.source})
+    try:
+        report = take_image(
+            *(pool, image, name),
+            move=before is not None,
+            properties={SOURCE: resolved.source},
+            jobs=jobs,
+            limit=limit,
+            watcher=counting,
+        )
+    except AlreadyExists:
+        if before is None and pool.exists(name) and _is_there(pool, name, resolved, force):
+            return Pulled(name, resolved)  # somebody else has pulled it meanwhile
+        raise
     after = _name_of(pool, before.id) if before is not None else None
     moved = before is not None and after != name
     return Pulled(
@@ -247,8 +258,6 @@ def _is_there(pool: "Pool", name: str, resolved: Resolved, force: bool) -> bool:
     source = pool.get(entry, [SOURCE])[SOURCE].value
     row = image_of(pool, name)
     if row is not None and row.manifest == resolved.manifest.digest:
-        if source is None:  # whatever ended before it was noted
-            pool.set([name], {SOURCE: resolved.source})
         return True
     if not force and (source is None or repository_of(str(source)) != resolved.reference.name):
         where = f"came from {printable(repository_of(str(source)))}" if source is not None else "was imported"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lamina.errors import OciError
+from lamina.errors import OciError, RegistryError
 from lamina.oci.compressing import CompressedStream
 from lamina.oci.inspecting import SOURCE, repository_of
 from lamina.oci.intake import Streams, run_together
@@ -120,15 +120,17 @@ class _Push:
 
     def layers(self, jobs: int) -> list[PushedLayer]:
         """Have every layer in the registry; one for each of the image's."""
+        if self.image.is_plain and self.pool.get(self.image.name, [PUSHED])[PUSHED].value is not None:
+            self.image.measure()  # it was pushed before: to read it is less than to compress and send it again
+        self.pool.image_index.fill()
         distinct = list({layer.diff_id: layer for layer in reversed(self.image.layers)}.values())[::-1]
         # The pool is asked by this thread alone.
-        plans = [(layer, self._candidates(layer)) for layer in distinct]
-        sources = self._sources()
+        plans = [(layer, self._candidates(layer), self._sources(layer.diff_id)) for layer in distinct]
         streams = Streams()
         self.watcher.begin([(_key(layer), layer.size) for layer in distinct])
         # The largest first: what is left for the end is small.
         plans.sort(key=lambda plan: plan[0].size or 0, reverse=True)
-        tasks = [partial(self._layer, layer, blobs, sources, streams) for layer, blobs in plans]
+        tasks = [partial(self._layer, *plan, streams) for plan in plans]
         try:
             if tasks:
                 run_together(tasks, jobs, streams, lambda: None)
@@ -164,10 +166,12 @@ class _Push:
         chosen = {blob.digest: blob for blob in found if not self.anew or LAYER_TYPES[blob.media_type] == wanted}
         return list(chosen.values())
 
-    def _sources(self) -> list[str]:
-        """Other repositories of the registry that images of this pool came from or went to."""
+    def _sources(self, diff_id: str | None) -> list[str]:
+        """Other repositories of the registry that images with a layer came from or went to."""
         rows = self.pool.store.database.query(
-            "SELECT DISTINCT value FROM snapshot_property WHERE name IN (?, ?)", (SOURCE, PUSHED)
+            "SELECT DISTINCT p.value FROM snapshot_property p JOIN snapshot s ON s.id = p.snapshot "
+            "JOIN image_layer l ON l.root = s.root WHERE p.name IN (?, ?) AND l.diff_id = ?",
+            (SOURCE, PUSHED, diff_id),
         )
         found: dict[str, None] = {}
         for (value,) in rows:
@@ -188,7 +192,7 @@ class _Push:
                 return
         for blob in blobs:
             for source in sources:
-                if self.registry.mount_blob(repository, blob.digest, source):
+                if self._lies_in(source, blob) and self.registry.mount_blob(repository, blob.digest, source):
                     self._finish(layer, blob, MOUNTED, 0)
                     return
         upload = _Upload(self, layer, streams)
@@ -197,6 +201,13 @@ class _Push:
         blob = Blob(pushed.digest, diff_id, layer_type(self.packing, self._docker), pushed.size)
         self._made[layer.position] = blob
         self._finish(layer, blob, COMPLETE, pushed.size)
+
+    def _lies_in(self, repository: str, blob: Blob) -> bool:
+        """Whether a blob can be mounted from there: a mount that fails begins an upload at the registry."""
+        try:
+            return self.registry.has_blob(repository, blob.digest)
+        except RegistryError:
+            return False  # whoever pushes may not look there
 
     @property
     def _docker(self) -> bool:

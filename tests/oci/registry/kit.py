@@ -7,7 +7,8 @@ from typing import Any
 
 from lamina.oci.registry.client import Registry
 from lamina.oci.registry.options import Options
-from tests.oci.registry.scripted import Scripted
+from lamina.oci.registry.reference import Reference
+from tests.oci.registry.scripted import Exchange, Scripted
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 MANIFEST = b'{"schemaVersion":2}'
@@ -46,3 +47,12 @@ class Notices(list[str]):
 
 def client(server: Scripted, notices: Notices | None = None, **changes: Any) -> Registry:
     return Registry(server.host, quick(**changes), notice=notices)
+
+
+def manifest(exchange: Exchange) -> None:
+    exchange.reply(200, MANIFEST, Content_Type=MANIFEST_TYPE)
+
+
+def pull(registry: Registry, target: str = "1") -> bytes:
+    tag, digest = (None, target) if ":" in target else (target, None)
+    return registry.manifest(Reference(registry.host, "a", tag, digest)).raw

@@ -26,6 +26,8 @@ class Seen:
     body: bytes
     target: str
     """What stood in the request line."""
+    certified: bool = False
+    """Whether the client showed a certificate."""
 
     @property
     def authorization(self) -> str | None:
@@ -105,15 +107,19 @@ class Scripted:
 
 
 @contextmanager
-def scripted(handle: Handle, *, certificates: Certificates | None = None, http10: bool = False) -> Iterator[Scripted]:
+def scripted(
+    handle: Handle, *, certificates: Certificates | None = None, http10: bool = False, ipv6: bool = False
+) -> Iterator[Scripted]:
     """Run a server that answers with ``handle``, each connection in a thread."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    host = f"127.0.0.1:{server.server_address[1]}"
+    server = (_Server6 if ipv6 else _Server)(("::1" if ipv6 else "127.0.0.1", 0), _Handler)
+    host = f"{'[::1]' if ipv6 else '127.0.0.1'}:{server.server_address[1]}"
     running = Scripted(host, "http" if certificates is None else "https")
     server.handle, server.running, server.http10 = handle, running, http10
     if certificates is not None:
         server.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         server.context.load_cert_chain(certificates.certificate, certificates.key)
+        server.context.verify_mode = ssl.CERT_OPTIONAL
+        server.context.load_verify_locations(certificates.ca_file)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -128,6 +134,7 @@ def scripted(handle: Handle, *, certificates: Certificates | None = None, http10
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
     handle: Handle
     running: Scripted
     http10: bool
@@ -135,6 +142,10 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         pass  # clients that go away are what is tested
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -150,7 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         parts = urlsplit(self.path)
-        seen = Seen(self.command, parts.path, parse_qs(parts.query), self.headers, self._body(), self.path)
+        certified = isinstance(self.connection, ssl.SSLSocket) and bool(self.connection.getpeercert())
+        query = parse_qs(parts.query)
+        seen = Seen(self.command, parts.path, query, self.headers, self._body(), self.path, certified)
         self.server.running.requests.append(seen)
         try:
             self.server.handle(Exchange(self, seen, self.server.running))

@@ -67,7 +67,9 @@ def test_a_mirror(text: str, mirror: Mirror) -> None:
     assert parse_mirror(text, "r") == mirror
 
 
-@pytest.mark.parametrize("text", ["", "ftp://m.example.com", "a b", "=m.example.com", "x=", "http://", "m.example/a b", "m.example/../x?"])
+@pytest.mark.parametrize(
+    "text", ["", "ftp://m.example.com", "a b", "=m.example.com", "x=", "http://", "m.example/a b", "m.example/../x?"]
+)
 def test_no_mirror(text: str) -> None:
     with pytest.raises((OciError, UsageError)):
         parse_mirror(text, "r")

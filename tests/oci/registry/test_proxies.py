@@ -103,7 +103,7 @@ def test_https_through_a_proxy(tmp_path: Path) -> None:
         scripted(registry, certificates=certificates) as server,
         forwarding_proxy({"registry.example.com:443": server.host}) as proxy,
     ):
-        environment = {"https_proxy": proxy.host, "HOME": "/nonexistent"}
+        environment = {"https_proxy": f"http://ann:s3cret@{proxy.host}", "HOME": "/nonexistent"}
         options = quick(plain_http=False, ca_file=certificates.ca_file)
         with Registry("registry.example.com", options, environment=environment) as client:
             assert client.manifest(parse_reference("registry.example.com/a:1")).raw == MANIFEST
@@ -111,6 +111,8 @@ def test_https_through_a_proxy(tmp_path: Path) -> None:
                 assert blob.read() == b"a blob"
         assert {seen.target for seen in proxy.requests} == {"registry.example.com:443"}
         assert {seen.method for seen in proxy.requests} == {"CONNECT"}
+        assert {seen.headers["Proxy-Authorization"] for seen in proxy.requests} == {"Basic YW5uOnMzY3JldA=="}
+        assert {seen.headers["Proxy-Authorization"] for seen in server.requests} == {None}
         assert all(seen.headers["Host"] == "registry.example.com" for seen in server.requests)
 
 

@@ -124,7 +124,8 @@ class ThreadRemote:
         wire.connections += 1
         to_read, to_write = os.pipe()
         from_read, from_write = os.pipe()
-        near_in, near_out = open(from_read, "rb", 0), open(to_write, "wb", 0)
+        near_in: IO[bytes] = io.FileIO(from_read, "rb")
+        near_out: IO[bytes] = io.FileIO(to_write, "wb")
         cut = [_Cut(near_in, near_out)]
         self.requests: IO[bytes] = io.BufferedWriter(_There(wire, near_out, cut, _next(wire.there)), _BUFFER)
         self.answers: IO[bytes] = io.BufferedReader(_Back(wire, near_in, cut, _next(wire.back)), _BUFFER)
@@ -134,13 +135,14 @@ class ThreadRemote:
         self._thread.start()
 
     def _run(self, to_read: int, from_write: int) -> None:
-        with open(to_read, "rb", _BUFFER) as requests, contextlib.suppress(OSError):
-            with open(from_write, "wb", _BUFFER) as answers:
-                try:
-                    self._failed = self.body(requests, answers)
-                except BaseException as error:
-                    self._failed = error
-                    raise
+        requests = io.BufferedReader(io.FileIO(to_read, "rb"), _BUFFER)
+        answers = io.BufferedWriter(io.FileIO(from_write, "wb"), _BUFFER)
+        with requests, contextlib.suppress(OSError), answers:
+            try:
+                self._failed = self.body(requests, answers)
+            except BaseException as error:
+                self._failed = error
+                raise
 
     def complaint(self) -> str:
         from lamina.errors import ConnectionLost

@@ -1,5 +1,6 @@
 """What a sync brings: snapshots with all that belongs to them, objects once, names in line; in few round trips."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -301,9 +302,7 @@ def test_a_dry_run_says_exactly_what_would_be(tank: Pool, back: Pool, library: L
     assert state(back) == before
     report = sync(*words, recursive=True, prune=True)
     assert would is not None and report.outlook is not None
-    assert [(one.name, one.base) for one in would.parts] == [("tank/top/box/a@3", "all")] or [
-        (one.name, one.base) for one in would.parts
-    ] == [("tank/top/box/a@3", "every")]
+    assert [(one.name, one.base) for one in would.parts] == [("tank/top/box/a@3", "every")]
     assert (would.size, would.objects) == (report.outlook.size, report.outlook.objects)
     assert report.streamed == would.size
     assert would.verdict.destroyed == report.done.destroyed == ["back/copy/box/a@2"]
@@ -353,7 +352,7 @@ def test_a_key_that_begins_like_another(
     tank: Pool, back: Pool, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So few bytes of each key are sent that some are taken for others: a second try asks in full."""
-    from lamina.replication.sync import receiver, sender, shortkeys
+    from lamina.replication.sync import proposal, sender
 
     for number in range(300):
         with back._writer() as writer:
@@ -362,10 +361,7 @@ def test_a_key_that_begins_like_another(
     for number in (1, 2, 3):
         tank.import_image(library[number].path, f"tank/i@{number}")
     monkeypatch.setattr(sender, "width", lambda asked, objects: 1)
-    from lamina.replication.sync import proposal
-
     monkeypatch.setattr(proposal, "LEAST", 1)
-    assert receiver.Answers is shortkeys.Answers
     report = sync("tank/i", "back/i")
     assert report.tries == 2
     same_datasets(tank, "tank/i", back, "back/i")
@@ -376,7 +372,7 @@ def test_a_rate(tank: Pool, back: Pool, library: Library, monkeypatch: pytest.Mo
 
     waited: list[float] = []
     clock = [0.0]
-    monkeypatch.setattr(pacing.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     def sleep(seconds: float) -> None:
         waited.append(seconds)
@@ -384,7 +380,7 @@ def test_a_rate(tank: Pool, back: Pool, library: Library, monkeypatch: pytest.Mo
 
     sink: list[bytes] = []
     take: Callable[[bytes], Any] = sink.append
-    monkeypatch.setattr(pacing.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     paced = pacing.Paced(type("Sink", (), {"write": staticmethod(take)})(), 100_000)
     for _ in range(10):
         paced.write(bytes(70_000))

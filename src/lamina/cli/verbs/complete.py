@@ -103,7 +103,7 @@ def _operands(command: Command, given: list[str], current: str) -> list[str]:
         kinds = "dataset snapshot"
     elif command.name == "pool get":
         kinds = "pool"
-    elif command.name in ("hold", "release", "clone"):
+    elif command.name in ("hold", "release", "clone", "image push", "image migrate"):
         # One word of the first kind, then the other.
         kinds = kinds.split()[min(count, 1)]
     elif command.name == "pool set":

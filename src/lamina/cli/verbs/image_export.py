@@ -183,5 +183,5 @@ since their sizes stand before them; with -o they are not.""",
     "1  It is not, or sockets of a root file system were left out; a line on standard error says which.\n"
     "2  Wrong usage.",
     run=run,
-    operands="image",
+    operands="all-images",
 )

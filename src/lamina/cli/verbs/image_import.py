@@ -1,6 +1,7 @@
 """``lamina image import``."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,7 +11,15 @@ from lamina.cli.command import JSON, Arguments, Command, Option
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.cli.progress import ProgressBar, summary_rows
 from lamina.cli.typed import command
-from lamina.errors import AlreadyExists, InvalidName, LaminaError, NotFound, PropertyError, UsageError
+from lamina.errors import (
+    AlreadyExists,
+    InvalidName,
+    LaminaError,
+    NotFound,
+    OciError,
+    PropertyError,
+    UsageError,
+)
 from lamina.pool.names import check_snapshot_name, pool_of_name, printable
 from lamina.pool.units import parse_size
 
@@ -224,6 +233,15 @@ def _import(source: str, name: str | None, how: _How, stop: threading.Event) -> 
 
     if stop.is_set():
         raise _Cancelled
+    from lamina.oci.importing import named_error
+
+    try:
+        return _take(source, name, how, progress)
+    except OciError as error:
+        raise named_error(error, f"'{printable(name or source)}'") from error
+
+
+def _take(source: str, name: str | None, how: _How, progress: "Callable[[Progress], None]") -> "ImportReport":
     from lamina.oci.origins import RootOrigin, open_origin
     from lamina.pool import pool_of
 

@@ -48,6 +48,10 @@ class _ImageColumn:
     """``index`` or ``figures``."""
 
 
+def _digest(raw: Raw, parsable: bool) -> str:
+    return "-" if raw is None else str(raw) if parsable else str(raw)[:19]
+
+
 def _plain(raw: Raw, parsable: bool) -> str:
     return "-" if raw is None else str(raw)
 
@@ -97,7 +101,7 @@ IMAGE_COLUMNS: Mapping[str, _ImageColumn] = {
         *(lambda row, _: row.config if row is not None else None, "index"),
     ),
     "digest": _ImageColumn(
-        *(Column("DIGEST"), "the digest of the manifest", _plain),
+        *(Column("DIGEST"), "the digest of the manifest", _digest),
         *(lambda row, _: row.manifest if row is not None else None, "index"),
     ),
     "layers": _ImageColumn(
@@ -230,7 +234,7 @@ def _as_json(row: _Row, columns: Sequence[str], parsable: bool, numbers: bool) -
     for name, raw in row.own.items():
         exact = numbers and isinstance(raw, int | float)
         # A program wants whole digests.
-        value = raw if exact else IMAGE_COLUMNS[name].show(raw, parsable or numbers or name == "id")
+        value = raw if exact else IMAGE_COLUMNS[name].show(raw, parsable or numbers or name in ("id", "digest"))
         known[name] = {"value": value, "source": {"type": "NONE", "data": "-"}}
     document["properties"] = {name: known[name] for name in columns if name != "name"}
     return document

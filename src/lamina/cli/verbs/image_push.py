@@ -152,5 +152,5 @@ it needs is there. Credentials are those of 'docker login' and 'podman login'.""
     "1  It is not, or sockets of a root file system were left out; a line on standard error says which.\n"
     "2  Wrong usage.",
     run=run,
-    operands="image",
+    operands="all-images reference",
 )

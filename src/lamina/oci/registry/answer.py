@@ -20,6 +20,7 @@ SMALL_SECONDS = 300.0
 """How long a small body (a manifest, a token) may take as a whole, however steadily it trickles."""
 
 _DRAIN = 16 << 10
+_DRAIN_SECONDS = 0.5
 
 
 class Answer:
@@ -91,11 +92,25 @@ class Answer:
         """Give the connection back if little is left of the body; cut it otherwise."""
         response = self._response
         if not response.closed and not self._broken and self.length is not None and self.length <= _DRAIN:
-            response.drain_conn()
+            self._drain()
         if response.closed:
             response.release_conn()  # read to its end: the connection serves another request
         else:
             response.close()
+
+    def _drain(self) -> None:
+        """Read what is left, if that is quickly done: a new connection costs less than a long wait."""
+        sock: Any = getattr(self._response.connection, "sock", None)
+        if sock is None:
+            return
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        sock.settimeout(_DRAIN_SECONDS)
+        try:
+            while self.read(_DRAIN) and time.monotonic() < deadline:
+                pass
+            sock.settimeout(self._transport.options.read_timeout)
+        except (RegistryError, OSError):
+            self._broken = True
 
     def complaint(self) -> str:
         """What the body of an error says, on one line and without anything that could act on a terminal."""

@@ -175,13 +175,13 @@ class Endpoint:
         if not is_loopback(self._api) and self.options.tls_verify:
             return "https"
         try:
-            self.transport.send(Request("GET", f"https://{self._api}/v2/", again=False)).close()
+            self.transport.send(Request("GET", f"https://{self._api}/v2/", again=False, follow=False)).close()
             return "https"
         except NotTls:
             return "http"
         except Disconnected as error:
             try:
-                self.transport.send(Request("GET", f"http://{self._api}/v2/", again=False)).close()
+                self.transport.send(Request("GET", f"http://{self._api}/v2/", again=False, follow=False)).close()
                 return "http"
             except RegistryError:
                 raise error from None

@@ -52,7 +52,7 @@ def _reason(causes: list[BaseException], patience: float) -> str:
         if isinstance(cause, exceptions.ConnectTimeoutError):
             return "no connection in time"
         if isinstance(cause, (exceptions.ReadTimeoutError, TimeoutError)):
-            return f"nothing came for {patience:g} seconds"
+            return f"nothing came for {patience:g} s"
         if isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed"):
             return printable(str(cause)[:120]).lower()
     return "the connection was cut"

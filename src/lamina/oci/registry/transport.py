@@ -53,6 +53,8 @@ class Request:
     """Whether it may be sent again after a failure."""
     patience: float | None = None
     """Seconds in which nothing may come, where they differ from the options'."""
+    follow: bool = True
+    """Whether to go where an answer points."""
     secret: bool = False
     """Whether the body is: it goes nowhere else then."""
 
@@ -99,7 +101,7 @@ class Transport:
         self._proxies = Proxies(environment)
         self._notice = notice
         self._lock = threading.Lock()
-        self._managers: dict[tuple[Proxy | None, bool], PoolManager] = {}
+        self._managers: dict[tuple[Proxy | None, _Way], PoolManager] = {}
         self._closed = threading.Event()
         self._sockets = _Sockets()
 
@@ -169,7 +171,7 @@ class Transport:
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._exchange(request)
             location = answer.header("Location")
-            if answer.status not in _REDIRECTS or location is None:
+            if answer.status not in _REDIRECTS or location is None or not request.follow:
                 return answer
             answer.close()
             request = self._redirected(request, answer, location)
@@ -197,7 +199,8 @@ class Transport:
 
         scheme, host, port = origin_of(request.url)
         proxy = self._proxies.way_to(scheme, host, port)
-        manager = self._manager(proxy, own=_authority(scheme, host, port) == _authority_of(self._api, scheme))
+        own = _authority(scheme, host, port) == _authority_of(self._api, scheme)
+        manager = self._manager(proxy, _Way(scheme == "https", own))
         headers = {"User-Agent": f"lamina/{__version__}", **request.headers}
         if request.authorization is not None:
             headers["Authorization"] = request.authorization
@@ -223,18 +226,19 @@ class Transport:
             raise translated(error, shown, patience) from None
         return Answer(response, shown, request.url, self)
 
-    def _manager(self, proxy: Proxy | None, own: bool) -> "PoolManager":
+    def _manager(self, proxy: Proxy | None, way: "_Way") -> "PoolManager":
         with self._lock:
             if self._closed.is_set():
                 raise stopped()
-            if (proxy, own) not in self._managers:
-                self._managers[proxy, own] = self._make_manager(proxy, own)
-            return self._managers[proxy, own]
+            if (proxy, way) not in self._managers:
+                self._managers[proxy, way] = self._make_manager(proxy, way)
+            return self._managers[proxy, way]
 
-    def _make_manager(self, proxy: Proxy | None, own: bool) -> "PoolManager":
+    def _make_manager(self, proxy: Proxy | None, way: "_Way") -> "PoolManager":
         import urllib3
 
-        context = self._trust.context(own=own)
+        # To read the system's CAs takes 15 ms: not where no TLS is spoken.
+        context = self._trust.context(own=way.own) if way.tls else None
         keep = self.options.connections
         manager: PoolManager
         if proxy is None:
@@ -245,7 +249,7 @@ class Transport:
                 num_pools=8,
                 maxsize=keep,
                 ssl_context=context,
-                proxy_ssl_context=self._trust.context(own=False),
+                proxy_ssl_context=self._trust.context(own=False) if proxy.url.startswith("https:") else None,
                 proxy_headers=urllib3.make_headers(proxy_basic_auth=proxy.user) if proxy.user else None,
                 retries=False,
             )
@@ -281,6 +285,14 @@ def _authority(scheme: str, host: str, port: int) -> str:
 
 def _authority_of(api: str, scheme: str) -> str:
     return _authority(*origin_of(f"{scheme}://{api}"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """What connections have in common: whether they speak TLS, and whether the registry itself is at their end."""
+
+    tls: bool
+    own: bool
 
 
 class _Sockets:

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -170,11 +170,13 @@ def commit_image(
     *,
     reached: Callable[[], BitMap64] | None = None,
     move: bool = False,
+    properties: Mapping[str, str] | None = None,
 ) -> None:
     """Name a new root that ``writer`` has put: missing datasets, the snapshot and the head, in one transaction.
 
     ``inexact``: what the writer reached may be more than the tree does. ``reached`` gives the rows of what the tree
     reaches, once all of it is stored, where the caller knows them. ``move``: the tag may be there, and moves.
+    ``properties``: user properties of the image.
     """
     catalogue = pool._catalogue
     with catalogue.change(writer) as change:
@@ -196,7 +198,8 @@ def commit_image(
                     *(stored, decoded, blob),
                 ),
             )
-        move_tag(pool, change, name, located.id, totals.data_bytes)
+        snapshot = move_tag(pool, change, name, located.id, totals.data_bytes)
+        catalogue.set_snapshot_properties(change, snapshot, dict(properties or {}))
         intake.check_commit(pool._free())
 
 

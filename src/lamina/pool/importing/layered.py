@@ -10,7 +10,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -226,24 +226,32 @@ class LayeredImport:
                 self._recordsize,
             )
         except SourceError as error:
-            raise SourceError(f"cannot import layer {label}: {error}") from error
+            raise SourceError(f"cannot import layer '{label}': {error}") from error
         found = "sha256:" + stream.digest.hexdigest()
         if diff_id is None and not ended:
-            raise SourceError(f"cannot import layer {label}: tar is cut short: it has no end-of-archive block")
+            raise SourceError(f"cannot import layer '{label}': tar is cut short: it has no end-of-archive block")
         if diff_id is not None and found != diff_id:
             cut = "" if ended else ", and has no end: it may be cut short"
-            raise SourceError(f"cannot import layer {label}: its tar is {found}, not {diff_id}{cut}")
+            raise SourceError(f"cannot import layer '{label}': its tar is {found}, not {diff_id}{cut}")
         return found
 
     # -- images ---------------------------------------------------------------------------------------------------
 
     def commit(
-        self, name: str, config: bytes, manifest: bytes | None, diff_ids: Sequence[str], *, move: bool = False
+        self,
+        name: str,
+        config: bytes,
+        manifest: bytes | None,
+        diff_ids: Sequence[str],
+        *,
+        move: bool = False,
+        properties: Mapping[str, str] | None = None,
     ) -> ImportReport:
         """Make the image ``name`` of layers that ``has`` says yes to, the lowest first.
 
-        ``config`` and ``manifest`` are kept as they are; ``move``: the tag may be there, and moves. Raises
-        ``AlreadyExists``, ``SourceError`` where the layers make no file system, ``NoSpace``.
+        ``config`` and ``manifest`` are kept as they are; ``move``: the tag may be there, and moves;
+        ``properties``: user properties of the image. Raises ``AlreadyExists``, ``SourceError`` where the layers make no
+        file system, ``NoSpace``.
         """
         pool = self._pool
         dataset, tag = check_image_name(pool, name, move=move)
@@ -268,7 +276,10 @@ class LayeredImport:
         with self._gate.shut(self.check):
             self._workers.drain()
             commit_image(
-                *(pool, self._writer, dataset, tag, root, totals, True, intake), reached=reaching.rows, move=move
+                *(pool, self._writer, dataset, tag, root, totals, True, intake),
+                reached=reaching.rows,
+                move=move,
+                properties=properties,
             )
         self._committed = True
         before, self._told = self._told, self._standing()

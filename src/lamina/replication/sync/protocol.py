@@ -144,11 +144,12 @@ class Channel:
 
     def check_greeting(self) -> None:
         """Hear which versions the other side speaks; ``hear`` does it first. Raises as that does."""
-        data = self._read(GREETING.size)
-        if data[: len(MAGIC)] != MAGIC[: len(data)] or not data:
-            data += self._more()
-            said = printable(data.split(b"\n")[0][:_SHOWN].decode("utf-8", "replace")).strip()
+        self._turn()
+        seen = self._seen()
+        if seen[: len(MAGIC)] != MAGIC[: len(seen)]:
+            said = printable(seen.split(b"\n")[0][:_SHOWN].decode("utf-8", "replace")).strip()
             raise StreamError("the other side is no lamina that syncs" + (f"; it said '{said}'" if said else ""))
+        data = self._read(GREETING.size)
         if len(data) < GREETING.size:
             raise self.lost()
         self.greeted = True
@@ -223,10 +224,10 @@ class Channel:
         self.ended = self.ended or len(data) < size
         return data
 
-    def _more(self) -> bytes:
-        """What else came with what is no greeting."""
+    def _seen(self) -> bytes:
+        """The first that comes, which is not taken yet."""
         with contextlib.suppress(OSError, ValueError):
-            return bytes(self._reader.peek(_SHOWN)[:_SHOWN])  # type: ignore[attr-defined]
+            return bytes(self._reader.peek(1)[:_SHOWN])  # type: ignore[attr-defined]
         return b""
 
     def _turn(self) -> None:

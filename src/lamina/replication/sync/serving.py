@@ -25,8 +25,9 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> LaminaError | None:
                 Receiver(pool, terms, channel).run()
     except LaminaError as error:
         again = isinstance(error, MissingObjects) or (isinstance(error, FarError) and error.again)
+        ended = channel.ended
         channel.fail(str(error), again=again)
-        return ConnectionLost(str(error)) if channel.ended else error
+        return ConnectionLost(str(error)) if ended else error
     except KeyboardInterrupt:
         channel.fail("interrupted")
         raise

@@ -109,10 +109,11 @@ class Session:
                 side = kind(pool, self.terms, channel, self.progress, self._looked)
                 self._report.done = side.run()
         except LaminaError as error:
-            if not channel.ended:
+            ended = channel.ended
+            if not ended:
                 channel.fail(str(error))
             remote.close(self._patience)
-            raise self._explained(error, channel, remote) from None
+            raise self._explained(error, remote, greeted=channel.greeted, ended=ended) from None
         finally:
             remote.close(self._patience)
             moved = channel.sent + channel.received
@@ -133,7 +134,7 @@ class Session:
     def _patience(self) -> float:
         return _PATIENCE_HERE if self._far.host is None else _PATIENCE_FAR
 
-    def _explained(self, error: LaminaError, channel: Channel, remote: RemoteLamina) -> Exception:
+    def _explained(self, error: LaminaError, remote: RemoteLamina, *, greeted: bool, ended: bool) -> Exception:
         """An error as the user is told, with the name of the host where it is from there."""
         shown = self._far.shown
         host = "" if self._far.host is None else f"{self._far.host}: "
@@ -142,12 +143,12 @@ class Session:
             return _Again(told) if error.again else told
         if isinstance(error, MissingObjects):
             return _Again(error)
-        if not channel.greeted and isinstance(error, ConnectionLost | StreamError):
+        if not greeted and isinstance(error, ConnectionLost | StreamError):
             said = remote.complaint()
             if isinstance(error, ConnectionLost):
                 error = StreamError("the other side is no lamina that syncs")
             return SourceError(f"cannot sync with '{shown}': {error}" + (f": {said}" if said else ""))
-        if channel.ended and isinstance(error, ConnectionLost | StreamError):
+        if ended and isinstance(error, ConnectionLost | StreamError):
             said = remote.complaint()
             lines = str(error).split("\n")
             kept = [line for line in lines[1:] if line.startswith("What has come")]

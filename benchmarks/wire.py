@@ -1,0 +1,97 @@
+"""Runs a command as ssh would run it on another machine, and counts the bytes that go there and come back.
+
+    python -m benchmarks.wire FILE [words to drop, as a host's name] -- COMMAND…
+
+Standard input and output are handed on by splice(2): nothing is copied, so that what is measured is not slowed down.
+With ``--here`` the command has them itself, and only its memory is noted. One line of JSON is added to FILE.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+_PART = 1 << 20
+
+
+@dataclass(slots=True)
+class Wire:
+    """What went over the wire in one step; ``peak`` is the memory of the largest process, here and there, in bytes."""
+
+    there: int = 0
+    back: int = 0
+    peak_here: int = 0
+    peak_there: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """In both directions."""
+        return self.there + self.back
+
+
+def words(file: Path, *, here: bool = False) -> list[str]:
+    """Words to put before a command line."""
+    return [sys.executable, str(Path(__file__).resolve()), str(file), *(["--here"] if here else [])]
+
+
+def read(file: Path) -> Wire:
+    """All that was noted in a file, which is then emptied."""
+    found = Wire()
+    for line in file.read_text().splitlines():
+        noted = json.loads(line)
+        found.there += noted["there"]
+        found.back += noted["back"]
+        if noted["here"]:
+            found.peak_here = max(found.peak_here, noted["peak"])
+        else:
+            found.peak_there = max(found.peak_there, noted["peak"])
+    file.write_text("")
+    return found
+
+
+def main() -> int:
+    """Run the command; its exit status."""
+    file = sys.argv[1]
+    here = sys.argv[2] == "--here"
+    # rsync and borg name the host and its user before the command; what they run is the rest.
+    rest = sys.argv[3:] if here else sys.argv[2:]
+    command = rest[rest.index("--") + 1 :] if "--" in rest else rest
+    if here:
+        process = subprocess.Popen(command)
+        counts = [0, 0]
+    else:
+        shell = command if len(command) > 1 else ["sh", "-c", command[0]]
+        process = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        counts = _relay(process)
+    _, status, usage = os.wait4(process.pid, 0)
+    noted = {"there": counts[0], "back": counts[1], "here": here, "peak": usage.ru_maxrss * 1024}
+    with open(file, "a") as out:
+        out.write(json.dumps(noted) + "\n")
+    return os.waitstatus_to_exitcode(status) & 0xFF
+
+
+def _relay(process: "subprocess.Popen[bytes]") -> list[int]:
+    """Hand on both directions until the command closes its output."""
+    assert process.stdin is not None and process.stdout is not None
+    counts = [0, 0]
+
+    def hand_on(at: int, source: int, target: int) -> None:
+        try:
+            while part := os.splice(source, target, _PART):
+                counts[at] += part
+        except OSError:
+            pass  # the other side has enough
+        os.close(target)
+
+    inward = threading.Thread(target=hand_on, args=(0, 0, os.dup(process.stdin.fileno())), daemon=True)
+    process.stdin.close()
+    inward.start()
+    hand_on(1, process.stdout.fileno(), os.dup(1))
+    return counts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
