@@ -2,10 +2,11 @@
 
     python -m benchmarks.wire FILE [words to drop, as a host's name] -- COMMAND…
 
-Standard input and output are handed on by splice(2): nothing is copied, so that what is measured is not slowed down.
+What goes there is handed on by splice(2): nothing is copied, so that what is measured is not slowed down.
 With ``--here`` the command has them itself, and only its memory is noted. One line of JSON is added to FILE.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -78,18 +79,20 @@ def _relay(process: "subprocess.Popen[bytes]") -> list[int]:
     assert process.stdin is not None and process.stdout is not None
     counts = [0, 0]
 
-    def hand_on(at: int, source: int, target: int) -> None:
-        try:
-            while part := os.splice(source, target, _PART):
-                counts[at] += part
-        except OSError:
-            pass  # the other side has enough
+    def inward(target: int) -> None:
+        with contextlib.suppress(OSError):  # the other side has enough
+            while part := os.splice(0, target, _PART):
+                counts[0] += part
         os.close(target)
 
-    inward = threading.Thread(target=hand_on, args=(0, 0, os.dup(process.stdin.fileno())), daemon=True)
+    thread = threading.Thread(target=inward, args=(os.dup(process.stdin.fileno()),), daemon=True)
     process.stdin.close()
-    inward.start()
-    hand_on(1, process.stdout.fileno(), os.dup(1))
+    thread.start()
+    # Into a socket, splice(2) would wait until it has all that it was asked for.
+    while data := os.read(process.stdout.fileno(), _PART):
+        counts[1] += len(data)
+        while data:
+            data = data[os.write(1, data) :]
     return counts
 
 

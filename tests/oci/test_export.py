@@ -7,11 +7,13 @@ import json
 import os
 import pty
 import random
+import signal
 import stat
 import struct
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -40,6 +42,7 @@ from tests.oci.building import (
     file,
     layer,
     whiteout,
+    write_layout,
 )
 from tests.oci.outgoing import area, call, listing, podman_store, put, random_stack, rootfs_items, stored
 
@@ -81,7 +84,7 @@ def _member(path: Path, name: str) -> bytes:
 # -- what is written ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LAMINA_STACKS", "4"))))
 def test_what_is_exported_comes_back_the_same(tank: Pool, tmp_path: Path, seed: int) -> None:
     image = put(tank, BuiltImage(random_stack(seed), docker=seed % 2 == 1), "tank/i/a@1", tmp_path)
     want = rootfs_items(tank, "tank/i/a@1")
@@ -184,6 +187,45 @@ def test_a_layout_gets_one_image_after_the_other(tank: Pool, tmp_path: Path) -> 
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
     with pytest.raises(OciError, match="another name with --tag"):
         export(tank, "tank/i/a@1", layout, "oci-dir", reference=parse_reference("other/app:one"))
+
+
+def test_a_layout_that_has_the_layers_gets_the_original_manifest(tank: Pool, tmp_path: Path) -> None:
+    image = BuiltImage([BASE, TOP], compression="zstd", annotations={"a": "b"}, indent=2)
+    put(tank, image, "tank/i/a@1", tmp_path)
+    layout = write_layout(tmp_path / "layout", {"one": image})
+    report = export(tank, "tank/i/a@1", layout, "oci-dir")
+    assert report.manifest == digest_of(image.manifest)
+    assert report.bytes == 0, "nothing was written that was there"
+    anew = export(tank, "tank/i/a@1", layout, "oci-dir", "gzip", anew=True)
+    assert anew.manifest != report.manifest and anew.config == report.config
+
+
+def test_a_layer_is_compressed_once_for_a_layout(tank: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tank, BuiltImage([BASE, TOP], compression="none"), "tank/i/a@1", tmp_path)
+    put(tank, BuiltImage([BASE], compression="none"), "tank/i/a@2", tmp_path)
+    export(tank, "tank/i/a@1", tmp_path / "layout", "oci-dir")
+    monkeypatch.setattr(Packing, "stream", None)
+    export(tank, "tank/i/a@2", tmp_path / "layout", "oci-dir", reference=parse_reference("app:v2"))
+    root = json.loads((tmp_path / "layout/index.json").read_text())
+    assert len(root["manifests"]) == 2
+
+
+def test_ctrl_c(tank: Pool, tmp_path: Path) -> None:
+    """Whatever it is doing: the file is not there, and the command ends."""
+    big = layer(file("big", random.Random(2).randbytes(40 << 20)))
+    put(tank, BuiltImage([big]), "tank/i/a@1", tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    for format_ in ("oci-archive", "oci-dir"):
+        words = ["image", "export", "-f", format_, "--level", "9", "-o", str(out / "x"), "tank/i/a@1"]
+        process = subprocess.Popen([sys.executable, "-m", "lamina", *words], stderr=subprocess.PIPE, text=True)
+        while not list(out.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (130, "interrupted\n")
+        assert list(out.iterdir()) == []
 
 
 def test_a_damaged_blob_of_a_layout_is_written_anew(tank: Pool, tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 import base64
 import contextlib
+import fcntl
 import io
 import json
 import os
+import pty
 import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +29,7 @@ from lamina.oci.registry.client import Registry
 from lamina.oci.registry.options import Options
 from lamina.oci.registry.reference import parse_reference
 from lamina.pool import Pool
+from tests.cli.terminal import Terminal
 from tests.oci.building import (
     DOCKER_MANIFEST,
     OCI_INDEX,
@@ -353,6 +358,33 @@ def test_all_tags(shop: Shop, pool: Path, run: Run) -> None:
     assert some.err.count("\n") == 1 and "Helm chart" in some.err
     assert run("image", "pull", "-a", f"{shop.host}/every:v1").status == 2
     assert run("image", "pull", "-a", f"{shop.host}/every", "tank/x@y").status == 2
+
+
+def test_on_a_small_terminal(shop: Shop, pool: Path) -> None:
+    tars = [layer(file(f"f{number}", RANDOM.randbytes(20_000))) for number in range(30)]
+    reference = shop.push(BuiltImage(tars), "deep:v1")
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 60, 0, 0))
+    command = [sys.executable, "-m", "lamina", "image", "pull", reference]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=slave, stderr=slave, stdin=slave, env=environment) as process:
+        os.close(slave)
+        output = b""
+        with contextlib.suppress(OSError):  # EIO is how a terminal says that nobody writes to it any more
+            while data := os.read(master, 1 << 16):
+                output += data
+    os.close(master)
+    assert process.returncode == 0, output
+    text = output.decode()
+    layers, digest, _ = text.partition("Digest: ")
+    assert digest
+    terminal = Terminal(60, 10)
+    # What comes before and after may be wider than the terminal; what is drawn over must not.
+    terminal.write(layers.partition("\n")[2])
+    assert terminal.screen[8:] == ["22 more: 22 pull complete", ""]
+    assert all(line.endswith(": Pull complete") for line in terminal.screen[:8])
+    assert terminal.lost == 0
+    assert "Downloading [" in layers
 
 
 # -- what is in the way -------------------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ import http.client
 import json
 import random
 import re
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -259,7 +262,6 @@ def test_passwords_and_an_own_ca(tank: Pool, tmp_path: Path, monkeypatch: pytest
         assert call("image", "push", *ca, "tank/i/a@1", place) == 1
         assert "log in" in capsys.readouterr().err.lower() or True
         import io
-        import sys
 
         monkeypatch.setattr(sys, "stdin", io.StringIO("secret\n"))
         assert call("image", "push", *ca, "--username", "ann", "--password-stdin", "tank/i/a@1", place) == 0
@@ -337,6 +339,25 @@ def test_a_registry_that_refuses(
     assert len(seen.err.splitlines()) == 1 and said in seen.err
     shop.instead.clear()
     assert call("image", "pull", "-q", f"{shop.host}/{repository}:1", "tank/i/b@1") == 1, "the tag is not there"
+
+
+def test_ctrl_c_while_the_registry_thinks(tank: Pool, shop: Watched, repository: str, tmp_path: Path) -> None:
+    put(tank, BuiltImage([BASE, ONE]), "tank/i/a@1", tmp_path)
+    thinking = threading.Event()
+
+    def think(exchange: Exchange) -> bool:
+        if exchange.method == "PATCH":
+            thinking.set()
+            exchange.hang()
+        return exchange.method == "PATCH"
+
+    shop.instead.append(think)
+    words = [sys.executable, "-m", "lamina", "image", "push", "-q", "tank/i/a@1", f"{shop.host}/{repository}:1"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert thinking.wait(60)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=25)  # the server thinks for 30 seconds
+    assert (process.returncode, said, complained) == (130, "", "interrupted\n")
 
 
 def test_a_damaged_layer_is_not_made_a_blob(

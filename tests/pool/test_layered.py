@@ -459,9 +459,13 @@ def test_who_still_waits_when_the_session_ends(pool: Pool) -> None:
 
 @pytest.mark.parametrize("when", ["while it waits", "while it works", "while it names"])
 def test_ctrl_c(pool: Pool, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt() -> bool:
+    def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        return True
+
+    def later(waits: threading.Event) -> None:
+        waits.wait(30)
+        time.sleep(0.2)  # a signal that comes just before a thread sleeps does not wake it
+        interrupt()
 
     image = BuiltImage([BASE, MIDDLE])
 
@@ -476,7 +480,7 @@ def test_ctrl_c(pool: Pool, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source: Any = io.BytesIO(BASE)
     if when == "while it waits":
         source = Waiting(BASE, 100_000)
-        threading.Thread(target=lambda: source.waits.wait(30) and interrupt()).start()
+        threading.Thread(target=later, args=(source.waits,)).start()
     elif when == "while it works":
         from lamina.ingest.progress import Tally
 

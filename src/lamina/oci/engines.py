@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 DOCKER, CONTAINERD, STORAGE = "docker-daemon:", "containerd://", "containers-storage:"
 
 _DOCKER_SOCKET = "/var/run/docker.sock"
+_CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 _MAX_ANSWER = 64 << 20
 """Bytes of a list of images that an engine may answer with."""
 _SECONDS = 60.0
@@ -253,12 +254,12 @@ class Containerd:
         """``namespace``: default is ``CONTAINERD_NAMESPACE``'s, or ``default``."""
         self.what = "containerd"
         self.namespace = namespace or os.environ.get("CONTAINERD_NAMESPACE") or "default"
-        self._words = [_program(["ctr"], "containerd://"), "-n", self.namespace]
+        self._words = [*_ctr(), "-n", self.namespace]
 
     @staticmethod
     def namespaces() -> list[str]:
         """All namespaces. Raises ``OciError``."""
-        return _run([_program(["ctr"], "containerd://"), "namespaces", "ls", "-q"]).split()
+        return _run([*_ctr(), "namespaces", "ls", "-q"]).split()
 
     def images(self) -> list[EngineImage]:
         """See ``Engine``."""
@@ -291,6 +292,17 @@ class Containerd:
             f"containerd has no image '{printable(reference)}' in the namespace '{printable(self.namespace)}'; "
             f"'ctr -n {printable(self.namespace)} images ls' lists what it has"
         )
+
+
+def _ctr() -> list[str]:
+    """``ctr`` on containerd's socket, which it would try to reach for a long while if it were not there."""
+    address = (os.environ.get("CONTAINERD_ADDRESS") or _CONTAINERD_SOCKET).removeprefix("unix://")
+    program = _program(["ctr"], CONTAINERD)
+    if not os.path.exists(address):
+        raise OciError(
+            f"containerd does not answer on {printable(address)}; see that it runs, or set CONTAINERD_ADDRESS"
+        )
+    return [program, "-a", address]
 
 
 def _full(reference: str) -> str | None:

@@ -1,20 +1,24 @@
 """Images out of the pool into files: OCI archives and layouts, Docker archives, tars of the root file system."""
 
-import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from lamina.errors import UsageError
+from lamina.errors import OciError, UsageError
 from lamina.oci.archives import ArchiveWriter
+from lamina.oci.forms import known_forms
+from lamina.oci.intake import Streams, run_together
 from lamina.oci.layoutwriting import INDEX_FILE, LAYOUT, LAYOUT_FILE, LayoutWriter, blob_path, index_entry, make_index
 from lamina.oci.manifests import OutgoingBlob, layer_type, make_manifest
 from lamina.oci.models import OCI_INDEX, digest_of
 from lamina.oci.outgoing import OutgoingImage, OutgoingLayer, outgoing
 from lamina.oci.outputs import Output, open_output
 from lamina.oci.packing import Packing
+from lamina.pool.importing.imageindex import Blob, remember_blob
 from lamina.pool.names import printable
 
 if TYPE_CHECKING:
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 
 Format = Literal["oci-archive", "oci-dir", "docker-archive", "rootfs-tar"]
 FORMATS: tuple[Format, ...] = ("oci-archive", "oci-dir", "docker-archive", "rootfs-tar")
+
+_LAYERS_AT_ONCE = 2
+"""Of a layout: each is compressed by several threads already."""
 
 Progress = Callable[[int, int], None]
 """Gets the bytes of tars read so far, and how many they will be."""
@@ -64,21 +71,23 @@ def export_image(
     format_: Format,
     packing: Packing,
     *,
+    anew: bool = False,
     reference: "Reference | None" = None,
     progress: Progress | None = None,
 ) -> ExportReport:
     """Write a snapshot to ``output``, a path or ``-``; ``reference`` is the name that it gets there.
 
+    A layout's own blobs of a layer are taken for it; ``anew``: only if they are compressed as ``packing`` does it.
     Nothing half-written stays. Raises ``NotFound``, ``DamagedData``, ``NoSpace``, ``LaminaError``.
     """
     began = time.monotonic()
     with outgoing(pool, name) as image:
-        export = _Export(image, packing, reference, progress)
+        export = _Export(pool, image, packing, reference, progress)
         if format_ == "oci-dir":
             if output == "-":
                 raise UsageError("oci-dir is a directory: name it with -o")
             with LayoutWriter(output) as layout:
-                export.layout(layout)
+                export.layout(layout, anew)
             written = layout.written
         else:
             with open_output(output) as opened:
@@ -105,6 +114,7 @@ def export_image(
 class _Export:
     """One export; ``exported`` has each distinct layer once, in their order."""
 
+    pool: "Pool"
     image: OutgoingImage
     packing: Packing
     reference: "Reference | None"
@@ -112,8 +122,13 @@ class _Export:
     config_digest: str | None = None
     manifest_digest: str | None = None
     exported: list[ExportedLayer] = field(default_factory=list)
-    _read: int = 0
+    _types: dict[str, str] = field(default_factory=dict)
+    """Media types of blobs that a layout had, by digest."""
+    _read: dict[int, int] = field(default_factory=dict)
+    """Bytes of the layers' tars that were read, by position, and in the pass before."""
+    _passed: int = 0
     _passes: int = 1
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     # -- the formats --------------------------------------------------------------------------------------------------
 
@@ -121,7 +136,7 @@ class _Export:
         with self.packing.stream(self.image.open_rootfs()) as stream:
             for block in stream.blocks():
                 output.write(block)
-                self._report(stream.tar_size)
+                self._report(0, stream.tar_size)
 
     def oci_archive(self, archive: ArchiveWriter) -> None:
         archive.add(LAYOUT_FILE, LAYOUT)
@@ -146,18 +161,55 @@ class _Export:
         archive.add("manifest.json", json.dumps(manifest, separators=(",", ":")).encode())
         archive.finish()
 
-    def layout(self, layout: LayoutWriter) -> None:
+    def layout(self, layout: LayoutWriter, anew: bool) -> None:
         layout.check(self.reference)
-        for layer in self._distinct():
-            with layout.blob() as blob, self._compressed(layer) as blocks:
-                for block in blocks:
-                    blob.write(block)
-                blob.named(self.exported[-1].digest)
+        layers = self._distinct()
+        # The pool is asked by this thread alone.
+        forms = [known_forms(self.pool, layer, self.packing, only=anew) for layer in layers]
+        found: dict[int, tuple[ExportedLayer, str]] = {}
+        streams = Streams()
+        tasks = [
+            partial(self._into_layout, layout, layer, known, found, streams)
+            for layer, known in zip(layers, forms, strict=True)
+        ]
+        # The largest first: what is left for the end is small.
+        order = sorted(range(len(tasks)), key=lambda number: layers[number].size or 0, reverse=True)
+        if tasks:
+            run_together([tasks[number] for number in order], _LAYERS_AT_ONCE, streams, lambda: None)
+        for layer in layers:
+            one, media_type = found[layer.position]
+            self.exported.append(one)
+            self._types[one.digest] = media_type
+            if one.digest != one.diff_id:
+                remember_blob(self.pool, one.digest, one.diff_id, media_type, one.size)
         config = self._config()
         manifest, media_type = self._manifest(config)
         layout.add(config)
         layout.add(manifest)
         layout.finish(index_entry(media_type, manifest, self.reference))
+
+    def _into_layout(
+        self,
+        layout: LayoutWriter,
+        layer: OutgoingLayer,
+        known: list[Blob],
+        found: dict[int, tuple[ExportedLayer, str]],
+        streams: Streams,
+    ) -> None:
+        """Have one layer in a layout; any thread."""
+        for blob in known:
+            if layout.has(blob.digest, blob.size):
+                one = ExportedLayer(blob.diff_id, blob.digest, layer.size or 0, blob.size)
+                found[layer.position] = one, blob.media_type
+                self._report(layer.position, layer.size or 0)
+                return
+        with layout.blob() as written, self._compressed(layer) as blocks:
+            for block in blocks:
+                if streams.given_up:
+                    raise OciError("given up")
+                written.write(block)
+            written.named(blocks.layer.digest)
+        found[layer.position] = blocks.layer, layer_type(self.packing, False)
 
     # -- layers -------------------------------------------------------------------------------------------------------
 
@@ -175,7 +227,8 @@ class _Export:
             with self._compressed(layer) as blocks:
                 for block in blocks:
                     archive.write(block)
-            archive.end(path(self.exported[-1]))
+            self.exported.append(blocks.layer)
+            archive.end(path(blocks.layer))
 
     def _measured(self) -> list[ExportedLayer]:
         """What each layer will be."""
@@ -183,32 +236,24 @@ class _Export:
             sizes = [(layer.diff_id or "", layer.size or 0) for layer in self._distinct()]
             return [ExportedLayer(diff_id, diff_id, size, size) for diff_id, size in sizes]
         self._passes = 2
+        found = []
         for layer in self._distinct():
             with self._compressed(layer) as blocks:
                 for _ in blocks:
                     pass
-        found, self.exported = self.exported, []
+            found.append(blocks.layer)
+        self._passed, self._read = sum(self._read.values()), {}
         return found
 
-    @contextlib.contextmanager
-    def _compressed(self, layer: OutgoingLayer) -> Iterator[Iterator[bytes]]:
-        """The blocks of a layer as it is written; at the end it was checked, and is the last of ``exported``."""
-        with self.packing.stream(self.image.open(layer)) as stream:
-            before = self._read
+    def _compressed(self, layer: OutgoingLayer) -> "_Compressed":
+        return _Compressed(self.image, layer, self.packing, partial(self._report, layer.position))
 
-            def blocks() -> Iterator[bytes]:
-                for block in stream.blocks():
-                    yield block
-                    self._report(stream.tar_size, before)
-                self.image.check(layer, stream.diff_id)
-                self.exported.append(ExportedLayer(stream.diff_id, stream.digest, stream.tar_size, stream.size))
-
-            yield blocks()
-
-    def _report(self, done: int, before: int = 0) -> None:
-        self._read = before + done
+    def _report(self, position: int, done: int) -> None:
+        with self._lock:
+            self._read[position] = done
+            read = sum(self._read.values()) + self._passed
         if self.progress is not None:
-            self.progress(self._read, self.image.size * self._passes)
+            self.progress(read, self.image.size * self._passes)
 
     # -- documents ----------------------------------------------------------------------------------------------------
 
@@ -224,11 +269,39 @@ class _Export:
 
     def _manifest(self, config: bytes) -> tuple[bytes, str]:
         # What reads layouts may know OCI's media types alone.
-        media_type = layer_type(self.packing, False)
-        blobs = [OutgoingBlob(layer.digest, layer.size, media_type) for layer in self._every_layer()]
+        made = layer_type(self.packing, False)
+        layers = self._every_layer()
+        blobs = [OutgoingBlob(one.digest, one.size, self._types.get(one.digest, made)) for one in layers]
         manifest, media_type = make_manifest(self.image.original, config, blobs, docker=False)
         self.manifest_digest = digest_of(manifest)
         return manifest, media_type
+
+
+class _Compressed:
+    """The blocks of a layer as it is written. At their end it was checked, and ``layer`` is known."""
+
+    def __init__(
+        self, image: OutgoingImage, layer: OutgoingLayer, packing: Packing, report: Callable[[int], None]
+    ) -> None:
+        self._image = image
+        self._layer = layer
+        self._stream = packing.stream(image.open(layer))
+        self._report = report
+        self.layer: ExportedLayer
+
+    def __enter__(self) -> "_Compressed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        stream = self._stream
+        for block in stream.blocks():
+            yield block
+            self._report(stream.tar_size)
+        self._image.check(self._layer, stream.diff_id)
+        self.layer = ExportedLayer(stream.diff_id, stream.digest, stream.tar_size, stream.size)
 
 
 def _docker_path(layer: ExportedLayer) -> str:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,9 @@ class LayoutWriter:
         self._path = Path(path)
         self._shown = printable(path)
         self._lock = -1
+        self._placing = threading.Lock()
         self._made: list[Path] = []
+        self._beside: list[Path] = []
         self._folders: list[Path] = []
         self._index: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
         self.written = 0
@@ -87,8 +90,8 @@ class LayoutWriter:
             if not self._path.parent.is_dir():
                 parent = printable(str(self._path.parent))
                 raise LaminaError(f"cannot write '{self._shown}': there is no directory '{parent}'; make it first")
+            self._folders.append(self._path)  # before it is there: Ctrl-C may come in between
             os.mkdir(self._path)
-            self._folders.append(self._path)
         elif not self._path.is_dir():
             raise LaminaError(f"cannot write '{self._shown}': it is a file; an OCI layout is a directory")
         self._lock = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -100,8 +103,8 @@ class LayoutWriter:
             self._read()
         for folder in (self._path / "blobs", self._path / "blobs/sha256"):
             if not folder.is_dir():
-                os.mkdir(folder)
                 self._folders.append(folder)
+                os.mkdir(folder)
 
     def _read(self) -> None:
         marker, index = self._path / LAYOUT_FILE, self._path / INDEX_FILE
@@ -131,9 +134,16 @@ class LayoutWriter:
                     f"{printable(str(other))[:200]}; give this one another name with --tag"
                 )
 
+    def has(self, digest: str, size: int) -> bool:
+        """Whether a blob is there, whole: it is read and compared."""
+        path = self._path / blob_path(digest)
+        return path.is_file() and path.stat().st_size == size and _is_whole(path, digest)
+
     def blob(self) -> "_Blob":
         """A blob whose digest is known at its end."""
-        return _Blob(self, self._path)
+        beside = self._path / f".blob.{secrets.token_hex(6)}"
+        self._beside.append(beside)
+        return _Blob(self, beside)
 
     def add(self, data: bytes) -> None:
         """A whole blob."""
@@ -144,13 +154,14 @@ class LayoutWriter:
     def place(self, temporary: Path, digest: str, size: int) -> None:
         """Give a finished blob its name, unless it is there."""
         target = self._path / blob_path(digest)
-        if target.is_file() and target.stat().st_size == size and _is_whole(target, digest):
+        if self.has(digest, size):
             os.unlink(temporary)
             return
-        if not target.exists():
-            self._made.append(target)
-        os.replace(temporary, target)
-        self.written += size
+        with self._placing:
+            if not target.exists():
+                self._made.append(target)
+            os.replace(temporary, target)
+            self.written += size
 
     def finish(self, entry: dict[str, Any]) -> None:
         """The image is whole: name it. What had its name before is no longer in the index; its blobs stay."""
@@ -182,7 +193,7 @@ class LayoutWriter:
                 os.unlink(beside)
 
     def _take_back(self) -> None:
-        for path in self._made:
+        for path in [*self._made, *self._beside]:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         for folder in reversed(self._folders):
@@ -195,9 +206,9 @@ class LayoutWriter:
 class _Blob:
     """A blob on its way: a file beside the blobs until it is ``named``."""
 
-    def __init__(self, layout: LayoutWriter, folder: Path) -> None:
+    def __init__(self, layout: LayoutWriter, beside: Path) -> None:
         self._layout = layout
-        self._beside = folder / f".blob.{secrets.token_hex(6)}"
+        self._beside = beside
         self._file = self._beside.open("xb", buffering=0)
         self._size = 0
 

@@ -55,19 +55,27 @@ class FileOutput(Output):
     """A file that is written beside its place and takes it at the end, durable; after a failure nothing is there."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ``LaminaError``."""
+        super().__init__(-1, printable(str(path)))
+        self._given = path
         self._path = Path(os.path.realpath(path))
-        shown = printable(str(path))
         self._beside = self._path.parent / f".{self._path.name[:200]}.{secrets.token_hex(6)}"
-        try:
-            fd = os.open(self._beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            folder = printable(str(path.parent))
-            raise NotFound(f"cannot write '{shown}': there is no directory '{folder}'; make it first") from None
-        except OSError as error:
-            raise unwritable(shown, error) from None
-        super().__init__(fd, shown)
         self.seekable = True
+
+    def __enter__(self) -> "FileOutput":
+        """Raises ``LaminaError``."""
+        try:
+            self._fd = os.open(self._beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            folder = printable(str(self._given.parent))
+            raise NotFound(f"cannot write '{self.shown}': there is no directory '{folder}'; make it first") from None
+        except OSError as error:
+            raise unwritable(self.shown, error) from None
+        except BaseException:
+            # Ctrl-C, right after it was made.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._beside)
+            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

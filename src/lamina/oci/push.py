@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lamina.errors import OciError, RegistryError
 from lamina.oci.compressing import CompressedStream
+from lamina.oci.forms import known_forms
 from lamina.oci.inspecting import SOURCE, repository_of
 from lamina.oci.intake import Streams, run_together
 from lamina.oci.manifests import OutgoingBlob, layer_type, make_manifest
-from lamina.oci.models import DOCKER_MANIFEST, LAYER_TYPES, digest_of
+from lamina.oci.models import DOCKER_MANIFEST, digest_of
 from lamina.oci.outgoing import OutgoingImage, OutgoingLayer, outgoing
 from lamina.oci.packing import Packing
 from lamina.oci.states import COMPLETE, DOWNLOADING, EXISTS, WAITING, LayerWatcher, Nobody
@@ -125,8 +126,13 @@ class _Push:
         self.pool.image_index.fill()
         distinct = list({layer.diff_id: layer for layer in reversed(self.image.layers)}.values())[::-1]
         # The pool is asked by this thread alone.
-        plans = [(layer, self._candidates(layer), self._sources(layer.diff_id)) for layer in distinct]
+        plans = [
+            (layer, known_forms(self.pool, layer, self.packing, only=self.anew), self._sources(layer.diff_id))
+            for layer in distinct
+        ]
         streams = Streams()
+        # Uploads that wait for the registry's answer end with its connections.
+        streams.opened(self.registry)  # type: ignore[arg-type]  # ``close`` is all that is asked of it
         self.watcher.begin([(_key(layer), layer.size) for layer in distinct])
         # The largest first: what is left for the end is small.
         plans.sort(key=lambda plan: plan[0].size or 0, reverse=True)
@@ -145,26 +151,6 @@ class _Push:
         return [OutgoingBlob(layer.digest, layer.size, self._known[layer.digest].media_type) for layer in layers]
 
     # -- what may be there already --------------------------------------------------------------------------------
-
-    def _candidates(self, layer: OutgoingLayer) -> list[Blob]:
-        """Compressed forms of a layer that the registry may have: the original's, then those that were made here."""
-        if layer.diff_id is None:
-            return []
-        found: list[Blob] = []
-        told = layer.original
-        if told is not None and told.media_type in LAYER_TYPES:
-            found.append(Blob(told.digest, layer.diff_id, told.media_type, told.size))
-        rows = self.pool.store.database.query(
-            # What manifests of other images say of this layer nobody has verified.
-            "SELECT digest, diff_id, media_type, size FROM blob WHERE diff_id = ? ORDER BY digest",
-            (layer.diff_id,),
-        )
-        found += [Blob(*row) for row in rows if row[2] in LAYER_TYPES]
-        if self.packing.plain and layer.size is not None:
-            found.append(Blob(layer.diff_id, layer.diff_id, layer_type(self.packing, False), layer.size))
-        wanted = "" if self.packing.plain else self.packing.compression
-        chosen = {blob.digest: blob for blob in found if not self.anew or LAYER_TYPES[blob.media_type] == wanted}
-        return list(chosen.values())
 
     def _sources(self, diff_id: str | None) -> list[str]:
         """Other repositories of the registry that images with a layer came from or went to."""

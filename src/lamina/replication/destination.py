@@ -233,7 +233,10 @@ class Destination:
 
     def _told(self, row: DatasetRow, tag: str, snapshot: SentSnapshot, refused: str) -> Arrival:
         """A stream of a sender that knows what is here: what has no snapshots yet is as if it were made by it."""
-        if not self._catalogue.snapshots(row.id):
+        snapshots = self._catalogue.snapshots(row.id)
+        if any(one.guid == snapshot.guid for one in snapshots):
+            return Arrival(row.name, tag, row, there=True)  # another stream was quicker
+        if not snapshots:
             origin = self._catalogue.snapshot_by_id(row.origin) if row.origin is not None else None
             if snapshot.base is None and origin is None and row.head is None:
                 return Arrival(row.name, tag, row)

@@ -127,7 +127,7 @@ class ThreadRemote:
         near_in: IO[bytes] = io.FileIO(from_read, "rb")
         near_out: IO[bytes] = io.FileIO(to_write, "wb")
         cut = [_Cut(near_in, near_out)]
-        self.requests: IO[bytes] = io.BufferedWriter(_There(wire, near_out, cut, _next(wire.there)), _BUFFER)
+        self.requests: IO[bytes] = io.BufferedWriter(_There(wire, near_out, cut, _next(wire.there)), 4096)
         self.answers: IO[bytes] = io.BufferedReader(_Back(wire, near_in, cut, _next(wire.back)), _BUFFER)
         self.status: int | None = None
         self._failed: BaseException | None = None

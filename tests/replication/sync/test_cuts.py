@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from lamina.errors import ConnectionLost
+from lamina.errors import ConnectionLost, LaminaError
 from lamina.pool import Pool
 from tests.pool.trees import Library
-from tests.replication.kit import same_datasets, sound
+from tests.replication.kit import contents, same_datasets, sound
 from tests.replication.sync.kit import Wire, refused, sync
 
-CUTS = int(os.environ.get("LAMINA_KILLS", "12"))
+CUTS = int(os.environ.get("LAMINA_KILLS", "6"))
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +28,6 @@ def made(tank: Pool, library: Library) -> None:
     tank.import_image(library[5].path, "tank/top/clone@own")
 
 
-def whole(pool: Pool, name: str) -> bool:
-    return pool.exists(name)
-
-
 @pytest.mark.parametrize("words", [("tank/top", "nas:back/top"), ("nas:tank/top", "back/top")])
 @pytest.mark.parametrize("seed", range(CUTS))
 def test_cut_anywhere_and_run_again(
@@ -39,29 +35,20 @@ def test_cut_anywhere_and_run_again(
 ) -> None:
     made(tank, library)
     rng = random.Random(seed)
-    wire = Wire()
-    sync(*words, recursive=True, dry_run=True, wire=wire)
     push = words[1].startswith("nas")
-    cuts = 0
-    came = []
     # Each time it is cut somewhere else, in one of the two directions.
     for _ in range(4):
         there = rng.randrange(400_000 if push else 2_000) if rng.random() < 0.7 else None
         answers = rng.randrange(2_000 if push else 400_000) if there is None or rng.random() < 0.3 else None
         wire = Wire([there] if there is not None else [], [answers] if answers is not None else [])
         try:
-            report = sync(*words, recursive=True, wire=wire)
-        except Exception as error:
-            text = str(error)
-            assert "connection" in text or "is no lamina that syncs" in text or "incomplete stream" in text, text
-            assert "Traceback" not in text
-            cuts += 1
-        else:
-            came.append(report.streamed)
+            sync(*words, recursive=True, wire=wire)
+        except LaminaError as error:
+            assert "connection" in str(error) or "is no lamina that syncs" in str(error)
         back.gc()
         for tag in ("1", "2", "3", "4"):
             if back.exists(f"back/top/i@{tag}"):
-                assert list(back.tree(f"back/top/i@{tag}").listdir(1)) if False else True
+                assert contents(back, f"back/top/i@{tag}") == contents(tank, f"tank/top/i@{tag}")
     sync(*words, recursive=True)
     same_datasets(tank, "tank/top", back, "back/top")
     assert back._database.query("SELECT count(*) FROM partial") == [(0,)]
@@ -117,7 +104,7 @@ def test_another_snapshot_takes_over_what_has_come(tank: Pool, back: Pool, libra
     tank.destroy("tank/i@1")
     report = sync("tank/i", "nas:back/i")
     assert report.done.stored < needs.stored
-    same_datasets(tank, "tank/i", back, "back/i")
+    assert contents(tank, "tank/i@2") == contents(back, "back/i@2")
     sound(back)
 
 

@@ -37,6 +37,7 @@ def run(arguments: Arguments) -> int:
 
     compression = arguments.value("compression") or default_packing(format_)
     packing = parse_packing(compression, arguments.value("level"), arguments.value("jobs"))
+    anew = arguments.has("compression") or arguments.has("level")
     tag = _tag(arguments.value("tag"), format_)
     check_snapshot_name(name, "export")
     if output == "-" and sys.stdout.isatty():
@@ -48,7 +49,7 @@ def run(arguments: Arguments) -> int:
         reference = tag or _own_name(pool, name, format_)
         try:
             report = export_image(
-                *(pool, name, output, format_, packing), reference=reference, progress=_shown(bar, name)
+                *(pool, name, output, format_, packing), anew=anew, reference=reference, progress=_shown(bar, name)
             )
         finally:
             bar.clear()

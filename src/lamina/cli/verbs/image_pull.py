@@ -223,14 +223,15 @@ def _warn_of_full(name: str, capacity: int) -> None:
 COMMAND = Command(
     name="image pull",
     synopsis=(
-        "image pull [-fjq] [-J number] [--platform os/arch] [--pool pool] [registry options] <reference>",
-        "    [<dataset>[@<tag>]]",
+        "image pull [-fjq] [-J number] [--platform os/arch] [--pool pool] [registry options]",
+        "    <reference> [<dataset>[@<tag>]]",
         "image pull -a [-fjq] [registry options] <reference> [<dataset>]",
     ),
     summary="pull an image from a registry",
     description="""
-Takes an image from a registry into the pool. REFERENCE is what Docker takes: debian:12, ghcr.io/org/app@sha256:...,
-registry.local:5000/team/app; without a host it is Docker Hub's, without a tag it is :latest.
+Takes an image from a registry into the pool. REFERENCE is what Docker takes: debian:12,
+registry.example.com:5000/team/app, registry.example.com/org/app@sha256:...; without a host it is Docker Hub's, without
+a tag it is :latest.
 
 The image becomes POOL/IMAGES/REPOSITORY@TAG, where POOL is the only pool (or --pool) and IMAGES the pool's dataset for
 images ('lamina pool get images'). DEST names another dataset, or dataset and tag.
@@ -261,8 +262,8 @@ A mirror, [REGISTRY=][http://]HOST[/PREFIX], is asked first. HTTPS_PROXY, HTTP_P
     ),
     examples=(
         ("From Docker Hub", "lamina image pull python:3.12"),
-        ("Under another name", "lamina image pull ghcr.io/org/app:v2 tank/apps/app@stable"),
-        ("From a registry in the house, with its own CA", "lamina image pull --ca-file ca.pem registry.local/team/app"),
+        ("Under another name", "lamina image pull registry.example.com/org/app:v2 tank/apps/app@stable"),
+        ("From a registry with its own CA", "lamina image pull --ca-file ca.pem registry.example.com/team/app"),
         ("In a script", "name=$(lamina image pull -q python:3.12)"),
     ),
     exit_status="0  The image is in the pool, as it is in the registry.\n"

@@ -115,8 +115,8 @@ COMMAND = Command(
     ),
     summary="push an image to a registry",
     description="""
-Brings an image from the pool to a registry, under the name REFERENCE: registry.local:5000/team/app:v2. Without a host
-it is Docker Hub's, without a tag it is :latest.
+Brings an image from the pool to a registry, under the name REFERENCE: registry.example.com:5000/team/app:v2. Without
+a host it is Docker Hub's, without a tag it is :latest.
 
 What the registry has is not sent: compressed layers that the image came with, or that were made here before, are asked
 for by their digests, and mounted from the repositories of the same registry that images of this pool came from or went
@@ -141,12 +141,12 @@ it needs is there. Credentials are those of 'docker login' and 'podman login'.""
         JSON,
     ),
     examples=(
-        ("To a registry in the house", "lamina image push tank/images/app@v2 registry.local:5000/team/app:v2"),
+        ("To a registry in the house", "lamina image push tank/images/app@v2 registry.example.com:5000/team/app:v2"),
         (
             "With a password from a file",
-            "lamina image push --username ann --password-stdin tank/images/app@v2 ghcr.io/org/app:v2 < token",
+            "lamina image push --username ann --password-stdin tank/images/app@v2 registry.example.com/app:v2 < token",
         ),
-        ("As zstd", "lamina image push --compression zstd tank/images/app@v2 registry.local:5000/team/app:v2"),
+        ("As zstd", "lamina image push --compression zstd tank/images/app@v2 registry.example.com:5000/team/app:v2"),
     ),
     exit_status="0  The image is in the registry, under its tag.\n"
     "1  It is not, or sockets of a root file system were left out; a line on standard error says which.\n"

@@ -36,7 +36,7 @@ class EngineStore:
         """See ``Source``."""
         reference = part.names[0] if part.names else unit.label
         with contextlib.closing(self._engine.export(reference, self._platform)) as stream:
-            yield StreamOrigin(stream, f"'{printable(reference)}'", "auto", reference)
+            yield StreamOrigin(stream, stream, f"'{printable(reference)}'", "auto", reference)
 
     def remove(self, unit: Unit) -> None:
         """See ``Source``: every name, and the image with the last one."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,7 +68,7 @@ class Folder:
             one = part_of(image, listed.names, listed.digest)
             known = parts.get(one.ids[0])
             if known is not None:
-                one = Part(tuple(dict.fromkeys((*known.names, *one.names))), known.ids, known.selector, known.layers)
+                one = replace(known, names=tuple(dict.fromkeys((*known.names, *one.names))))
             parts[one.ids[0]] = one
         stem = path.name
         for suffix in (".gz", ".zst", ".xz", ".bz2", ".tgz", ".tar"):
@@ -135,4 +136,4 @@ def with_repository(part: Part, repository: str) -> Part:
     names = [name if "/" in name or ":" in name else f"{repository}:{name}" for name in part.names]
     # A layout says both, the whole name and the tag alone: the tag is no other image.
     whole = [name for name in part.names if "/" in name or ":" in name]
-    return Part(tuple(whole or names or [f"{repository}:latest"]), part.ids, part.selector, part.layers)
+    return replace(part, names=tuple(whole or names or [f"{repository}:latest"]), named=bool(whole))

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class LayoutDirectory:
                 found.append(Unit(digest, (), size, frees, error=str(error)))
                 continue
             part = part_of(image, tuple(dict.fromkeys(names[digest])), digest)
-            part = with_repository(Part(part.names, (*part.ids, digest), digest, part.layers), self._path.resolve().name)
+            part = with_repository(replace(part, ids=(*part.ids, digest)), self._path.resolve().name)
             several = more_platforms(image, digest) and _runnable(self._path, digest) > 1
             kept = "the index has it for several platforms" if several else None
             found.append(Unit(digest, (part,), size, frees, kept=kept))

@@ -255,16 +255,17 @@ class Migration:
 
     def _note(self, part: Part, names: list[str]) -> None:
         """Remember where an image is from, so that a pull of the same name knows it."""
-        for name in part.names:
+        for name in part.names if part.named else ():
             try:
                 reference = parse_reference(name)
-                pool_name = name_for(self._how.dest, name, printable(name))
+                own = name_for(self._how.dest, name, printable(name))
             except (OciError, UsageError):
                 continue
-            if reference.host != "localhost" and pool_name in names:
-                value = self._pool.get(pool_name, [SOURCE])[SOURCE].value
-                if value is None and ("." in name.partition("/")[0] or "/" not in reference.host):
-                    self._pool.set([pool_name], {SOURCE: str(reference)})
+            # "localhost" is where Podman says that images are that it built.
+            if reference.host == "localhost" or own not in names:
+                continue
+            if self._pool.get(own, [SOURCE])[SOURCE].value is None:
+                self._pool.set([own], {SOURCE: str(reference)})
 
 
 def another(name: str) -> AlreadyExists:

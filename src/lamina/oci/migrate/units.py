@@ -18,6 +18,8 @@ class Part:
     ids: tuple[str, ...] = ()
     selector: str | None = None
     layers: tuple[tuple[str, int], ...] | None = None
+    named: bool = True
+    """Whether the names are its own, and not made of the place where it lies."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ five or six bytes each, a first question about 60,000 objects takes 360 KB.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -77,7 +78,7 @@ class Question:
 def _keys(database: "Database", rows: BitMap64) -> Iterator[tuple[int, bytes]]:
     """Keys by rows, ascending. Raises ``DamagedData`` where one is gone."""
     numbers = iter(rows)
-    while some := [number for number, _ in zip(numbers, range(_AT_ONCE), strict=False)]:
+    while some := list(islice(numbers, _AT_ONCE)):
         marks = ",".join("?" * len(some))
         found = database.query(f"SELECT id, key FROM object WHERE id IN ({marks}) ORDER BY id", some)
         if len(found) < len(some):
