@@ -6,6 +6,7 @@ image already, as lamina sends from a pool that has it; borg and rsync read the 
 """
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -100,8 +101,8 @@ def _pipe(scratch: Path, source: LaminaPool, target: LaminaPool, words: list[str
     """``lamina send WORDS | lamina receive``, each side with its own known pools."""
     noted = scratch / "noted"
     lamina = lamina_command()
-    send = shlex.join([*wire.words(noted, here=True), *lamina, "send", *words])
-    receive = shlex.join([*wire.words(noted), "--", *lamina, "receive", "benchback/copy"])
+    send = shlex.join([*wire.words(noted, "--here"), *lamina, "send", *words])
+    receive = shlex.join([*wire.words(noted), *lamina, "receive", "benchback/copy"])
     known = [f"LAMINA_POOLS={pool.path}.known" for pool in (source, target)]
     os.sync()
     cost = run(["bash", "-c", f"set -o pipefail; {known[0]} {send} | {known[1]} {receive}"])
@@ -119,13 +120,13 @@ def _rsync(report: Report, scratch: Path, sources: Sources) -> None:
     """Twice the same tree is looked at whole: rsync compares sizes and times of all files."""
     target, noted = scratch / "rsync", scratch / "noted"
     remote = scratch / "rsync-there"
-    # rsync calls it as ssh: HOST, then the command in words.
-    remote.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(wire.words(noted))} -- "$@"\n')
+    # rsync calls it as ssh: HOST, then the command in words. It counts its bytes itself.
+    remote.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(wire.words(noted, "--there"))} "$@"\n')
     remote.chmod(0o755)
 
     def copy(tree: Path) -> Cost:
-        words = ["rsync", "-aHAX", "--delete", "--no-inc-recursive"]
-        return run([*wire.words(noted, here=True), *words, "-e", str(remote), f"{tree}/", f"there:{target}/"])
+        words = ["rsync", "-aHAX", "--delete", "--no-inc-recursive", "--stats"]
+        return run([*wire.words(noted, "--here"), *words, "-e", str(remote), f"{tree}/", f"there:{target}/"])
 
     _steps(report, "rsync", sources, noted, copy)
     options.remove(target)
@@ -135,7 +136,7 @@ def _borg(report: Report, scratch: Path, sources: Sources) -> None:
     repository, noted = BorgRepository(scratch / "borg"), scratch / "noted"
     repository.create()
     remote = scratch / "borg-there"
-    remote.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(wire.words(noted))} -- "$@"\n')
+    remote.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(wire.words(noted))} "$@"\n')
     remote.chmod(0o755)
     environment = {
         "BORG_RSH": str(remote),
@@ -148,7 +149,7 @@ def _borg(report: Report, scratch: Path, sources: Sources) -> None:
     def copy(tree: Path) -> Cost:
         archive = f"ssh://there{repository.path}::{next(names)}"
         words = ["borg", "create", "-C", "zstd,3", archive, "."]
-        return run([*wire.words(noted, here=True), *words], env=environment, cwd=tree)
+        return run([*wire.words(noted, "--here"), *words], env=environment, cwd=tree)
 
     _steps(report, "borg", sources, noted, copy)
     options.remove(repository.path)
@@ -164,7 +165,7 @@ def _restic(report: Report, scratch: Path, sources: Sources) -> None:
         "RESTIC_FROM_PASSWORD": "benchmark",
         "RESTIC_CACHE_DIR": f"{there}.cache",
     }
-    sftp = ["-o", f"sftp.command={shlex.join([*wire.words(noted), '--', _SFTP])}"]
+    sftp = ["-o", f"sftp.command={shlex.join([*wire.words(noted), _SFTP])}"]
     version = ["--repository-version", "2", "--copy-chunker-params", "--from-repo", str(here.path)]
     run(["restic", *sftp, "init", *version], env=environment)
     noted.write_text("")
@@ -174,7 +175,7 @@ def _restic(report: Report, scratch: Path, sources: Sources) -> None:
         os.sync()
         noted.write_text("")
         words = ["restic", *sftp, "copy", "--from-repo", str(here.path)]
-        return run([*wire.words(noted, here=True), *words], env=environment)
+        return run([*wire.words(noted, "--here"), *words], env=environment)
 
     _steps(report, "restic copy", sources, noted, copy)
     options.remove(here.path)
@@ -189,7 +190,10 @@ def _steps(report: Report, who: str, sources: Sources, noted: Path, copy: Copy) 
             drop_caches()
             read_everything(tree)  # so that all find it in the page cache, as far as that goes
         cost = copy(tree)
-        _note(report, step, who, cost, wire.read(noted))
+        sent = wire.read(noted)
+        if told := re.search(r"Total bytes sent: ([\d,]+)\s+Total bytes received: ([\d,]+)", cost.stdout):
+            sent.there, sent.back = (int(one.replace(",", "")) for one in told.groups())
+        _note(report, step, who, cost, sent)
 
 
 def _targets(report: Report) -> None:

@@ -1,9 +1,10 @@
 """Runs a command as ssh would run it on another machine, and counts the bytes that go there and come back.
 
-    python -m benchmarks.wire FILE [words to drop, as a host's name] -- COMMAND…
+    python benchmarks/wire.py FILE -- COMMAND…
 
 What goes there is handed on by splice(2): nothing is copied, so that what is measured is not slowed down.
-With ``--here`` the command has them itself, and only its memory is noted. One line of JSON is added to FILE.
+With ``--here`` or ``--there`` the command has them itself, and only its memory is noted, as that of one side. One line
+of JSON is added to FILE.
 """
 
 import contextlib
@@ -33,9 +34,9 @@ class Wire:
         return self.there + self.back
 
 
-def words(file: Path, *, here: bool = False) -> list[str]:
-    """Words to put before a command line."""
-    return [sys.executable, str(Path(__file__).resolve()), str(file), *(["--here"] if here else [])]
+def words(file: Path, mode: str = "--") -> list[str]:
+    """Words to put before a command line: ``--`` counts, ``--here`` and ``--there`` only look at memory."""
+    return [sys.executable, str(Path(__file__).resolve()), str(file), mode]
 
 
 def read(file: Path) -> Wire:
@@ -55,20 +56,15 @@ def read(file: Path) -> Wire:
 
 def main() -> int:
     """Run the command; its exit status."""
-    file = sys.argv[1]
-    here = sys.argv[2] == "--here"
-    # rsync and borg name the host and its user before the command; what they run is the rest.
-    rest = sys.argv[3:] if here else sys.argv[2:]
-    command = rest[rest.index("--") + 1 :] if "--" in rest else rest
-    if here:
-        process = subprocess.Popen(command)
-        counts = [0, 0]
-    else:
-        shell = command if len(command) > 1 else ["sh", "-c", command[0]]
-        process = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    file, mode, *command = sys.argv[1:]
+    counts = [0, 0]
+    if mode == "--":
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         counts = _relay(process)
+    else:
+        process = subprocess.Popen(command)
     _, status, usage = os.wait4(process.pid, 0)
-    noted = {"there": counts[0], "back": counts[1], "here": here, "peak": usage.ru_maxrss * 1024}
+    noted = {"there": counts[0], "back": counts[1], "here": mode == "--here", "peak": usage.ru_maxrss * 1024}
     with open(file, "a") as out:
         out.write(json.dumps(noted) + "\n")
     return os.waitstatus_to_exitcode(status) & 0xFF
@@ -88,7 +84,6 @@ def _relay(process: "subprocess.Popen[bytes]") -> list[int]:
     thread = threading.Thread(target=inward, args=(os.dup(process.stdin.fileno()),), daemon=True)
     process.stdin.close()
     thread.start()
-    # Into a socket, splice(2) would wait until it has all that it was asked for.
     while data := os.read(process.stdout.fileno(), _PART):
         counts[1] += len(data)
         while data:

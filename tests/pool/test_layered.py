@@ -482,13 +482,53 @@ def test_ctrl_c(pool: Pool, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
         source = Waiting(BASE, 100_000)
         threading.Thread(target=later, args=(source.waits,)).start()
     elif when == "while it works":
-        from lamina.ingest.progress import Tally
-
-        monkeypatch.setattr(Tally, "add", lambda *_: interrupt())
+        once = iter([interrupt])  # the second one would be raised wherever the main thread is
+        monkeypatch.setattr("lamina.ingest.progress.Tally.add", lambda *_: next(once, lambda: None)())
     with pytest.raises(KeyboardInterrupt):
         session_of(source)
     assert not pool.exists("tank/a")
     check_clean(pool)
+
+
+def test_ctrl_c_again_and_again(place: Path, small_packs: None) -> None:
+    """It ends, and what is there is whole, whenever it comes and how often."""
+    path = place / "tank"
+    with Pool.create("tank", path) as pool:
+        take(pool, "tank/there@v", [BASE])
+    generator = random.Random(5)
+    many = [layer(*(file(f"l{n}-{i}", generator.randbytes(30_000)) for i in range(60))) for n in range(3)]
+
+    def taking(ready: Callable[[], object]) -> str:
+        with Pool.open(path, write=True) as pool:
+            ready()
+            try:
+                take(pool, "tank/new@v", [BASE, *many])
+            except BaseException as error:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                return type(error).__name__
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return "taken"
+
+    for _ in range(int(os.environ.get("LAMINA_INTERRUPTS", "4"))):
+        child = run(taking, ready=True)
+        child.wait_ready()
+        time.sleep(0.3 * generator.random())
+        for _ in range(generator.randint(1, 3)):
+            os.kill(child.pid, signal.SIGINT)
+            time.sleep(generator.choice((0, 0.0002, 0.001, 0.005)))
+        try:
+            child.result()
+        except RuntimeError as error:
+            assert "interrupted" in str(error) or "without a result" in str(error)  # before or after its try
+        except AssertionError as error:
+            assert "without a result" in str(error)
+        with Pool.open(path, write=True) as pool:
+            check_image(pool, "tank/there@v", [BASE])
+            if pool.exists("tank/new"):
+                check_image(pool, "tank/new@v", [BASE, *many])
+                pool.destroy("tank/new", recursive=True)
+            pool.gc()
+            check_clean(pool)
 
 
 def test_killed(place: Path, small_packs: None) -> None:

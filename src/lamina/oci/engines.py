@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,11 +95,17 @@ class _SocketConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=_SECONDS)
         self._path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        """The same as ``sock``, which is forgotten where the other side says that it will hang up."""
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self.socket
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+    def close(self) -> None:
+        super().close()
+        self.socket.close()
 
 
 class DockerDaemon:
@@ -137,8 +144,7 @@ class DockerDaemon:
     def export(self, reference: str, platform: str | None = None) -> BinaryIO:
         """See ``Engine``. Docker holds one platform of an image, mostly; ``platform`` is not asked for."""
         connection, response = self._ask("GET", f"/images/{quote(reference, safe='/:@')}/get", reference)
-        if connection.sock is not None:
-            connection.sock.settimeout(None)
+        connection.socket.settimeout(None)
         return _Response(connection, response)  # type: ignore[return-value]
 
     def remove(self, reference: str) -> None:
@@ -151,9 +157,7 @@ class DockerDaemon:
             data = stream.read(_MAX_ANSWER + 1)
         return data or b""
 
-    def _ask(
-        self, method: str, path: str, reference: str | None
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _ask(self, method: str, path: str, reference: str | None) -> tuple[_SocketConnection, http.client.HTTPResponse]:
         connection = _SocketConnection(self._path)
         try:
             connection.request(method, path)
@@ -183,30 +187,31 @@ class DockerDaemon:
 class _Response(io.RawIOBase):
     """The body of an answer; closing it from another thread ends a read that waits."""
 
-    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        self._socket = connection.sock
+    def __init__(self, connection: _SocketConnection, response: http.client.HTTPResponse) -> None:
         self._connection = connection
         self._response = response
+        self._reading = threading.Lock()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        if self.closed:
-            raise ValueError("it was closed")
-        try:
-            return self._response.readinto(buffer)
-        except http.client.HTTPException:
-            raise OciError("Docker ended the connection before the image was whole; its log says why") from None
+        with self._reading:
+            if self.closed:
+                raise ValueError("it was closed")
+            try:
+                return self._response.readinto(buffer)
+            except http.client.HTTPException:
+                raise OciError("Docker ended the connection before the image was whole; its log says why") from None
 
     def close(self) -> None:
         if self.closed:
             return
         super().close()
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
-        with suppress(OSError, ValueError):
+        with suppress(OSError):
+            self._connection.socket.shutdown(socket.SHUT_RDWR)
+        with self._reading:  # who waits for bytes is woken by now
+            self._response.close()
             self._connection.close()
 
 

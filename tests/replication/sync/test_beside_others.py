@@ -77,7 +77,7 @@ def test_many_snapshots_while_gc_runs(tank: Pool, back: Pool, library: Library) 
     back.import_image(library[5].path, "back/old@x")
     for number in (1, 2, 3, 4, 5):
         tank.import_image(library[number].path, f"tank/i@{number}")
-    done = []
+    done: list[bool] = []
 
     def during(passed: int) -> None:
         if not done and passed > 2000:
@@ -130,15 +130,15 @@ def test_the_same_sync_within_another(tank: Pool, back: Pool, library: Library) 
     """Another sync of the same snapshots gets there first: the slower one finds them there."""
     for number in (2, 3):
         tank.import_image(library[number].path, f"tank/i@{number}")
-    inner = []
+    inner: list[int] = []
 
     def during(passed: int) -> None:
         if not inner and passed > 20_000:
-            inner.append(True)
+            inner.append(0)
             inner.append(sync("tank/i", "nas:back/i").done.snapshots)
 
     report = sync("tank/i", "nas:back/i", wire=Wire(during=during))
-    assert inner == [True, 2]
+    assert inner == [0, 2]
     assert report.done.snapshots <= 1
     same_datasets(tank, "tank/i", back, "back/i")
     sound(back)
@@ -148,7 +148,7 @@ def test_the_source_is_destroyed_while_it_is_sent(tank: Pool, back: Pool, librar
     for number in (2, 3):
         tank.import_image(library[number].path, f"tank/i@{number}")
     before = contents(tank, "tank/i@3")
-    done = []
+    done: list[bool] = []
 
     def during(passed: int) -> None:
         if not done and passed > 10_000:

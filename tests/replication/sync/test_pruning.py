@@ -90,6 +90,21 @@ def test_a_name_that_is_used_again(both: Pool, back: Pool) -> None:
     sound(back)
 
 
+def test_an_image_that_was_made_anew(both: Pool, back: Pool, library: Library) -> None:
+    """The newest image is gone at the source, and another has its tag: the head here goes back to the one before."""
+    both.destroy("tank/i@4")
+    both.import_image(library[2].path, "tank/i@4")
+    with pytest.raises(Exception, match=r"has been modified\nsince most recent snapshot; -F takes it back"):
+        sync("tank/i", "back/i")
+    assert sync("tank/i", "back/i", prune=True).done.destroyed == ["back/i@4"]
+    same_datasets(both, "tank/i", back, "back/i")
+    both.destroy("tank/i@4")
+    both.import_image(library[5].path, "tank/i@5")
+    assert sync("tank/i", "back/i", prune=True).done.destroyed == ["back/i@4"]
+    same_datasets(both, "tank/i", back, "back/i")
+    sound(back)
+
+
 def test_datasets_stay(both: Pool, back: Pool, library: Library) -> None:
     both.create_dataset("tank/top")
     for name in ("a", "b"):

@@ -224,7 +224,8 @@ def test_a_destination_that_went_its_own_way(tank: Pool, back: Pool, library: Li
     before = state(back)
     host = "nas: " if far == "push" else ""
     assert refused(*places(far, "tank/i", "back/i")) == (
-        f"{host}cannot receive incremental stream: destination back/i has been modified\nsince most recent snapshot"
+        f"{host}cannot receive incremental stream: destination back/i has been modified\n"
+        "since most recent snapshot; -F takes it back to the newest one that both have"
     )
     assert state(back) == before
     back.import_image(library[3].path, "back/other@mine")
@@ -245,7 +246,8 @@ def test_one_dataset_of_many_is_refused(tank: Pool, back: Pool, library: Library
     report = sync("tank/top", "back/top", recursive=True)
     assert report.outlook is not None
     assert list(report.outlook.verdict.refused.values()) == [
-        "cannot receive incremental stream: destination back/top/b has been modified\nsince most recent snapshot"
+        "cannot receive incremental stream: destination back/top/b has been modified\n"
+        "since most recent snapshot; -F takes it back to the newest one that both have"
     ]
     assert [snapshots(back, f"back/top/{name}") for name in "abc"] == [["1", "2"], ["1", "mine"], ["1", "2"]]
     for name in ("a", "c"):

@@ -132,17 +132,18 @@ def _as_json(report: "ExportReport", output: str) -> dict[str, object]:
 COMMAND = Command(
     name="image export",
     synopsis=(
-        "image export [-jq] [-f oci-archive|oci-dir|docker-archive|rootfs-tar] [-o file|-] [--tag reference]",
-        "    [--compression gzip|zstd|none] [--level number] [-J number] <dataset>@<tag>",
+        "image export [-jq] [-f oci-archive|oci-dir|docker-archive|rootfs-tar] [-o file|-]",
+        "    [--tag reference] [--compression gzip|zstd|none] [--level number] [-J number]",
+        "    <dataset>@<tag>",
     ),
     summary="write an image into a file for other programs",
     description="""
 Writes an image as a file, to standard output, or into a directory:
 
   oci-archive     an OCI image layout as a tar, for podman, skopeo, ctr, buildah
-  oci-dir         the same as a directory; a layout that is there gets one more image, and shares its blobs
-  docker-archive  what 'docker save' writes: docker load, podman load, skopeo, ctr image import read it
-  rootfs-tar      the flattened root file system as one tar: tar(1), 'lamina image import', 'docker import'
+  oci-dir         the same as a directory; a layout that is there gets one image more
+  docker-archive  what 'docker save' writes: for docker load, podman load, skopeo, ctr
+  rootfs-tar      the flattened root file system as one tar, for tar(1), docker import
 
 The image keeps its ID and its layers their diff IDs: the config is the original's, byte for byte, and every layer's tar
 is compared with its diff ID as it is written. The digests of compressed layers depend on the compression, which is
@@ -181,7 +182,7 @@ since their sizes stand before them; with -o they are not.""",
         ("Unpacked", "lamina image export -f rootfs-tar tank/images/app@v1 | tar -xp --numeric-owner -C /srv/root"),
     ),
     exit_status="0  The image is written, whole.\n"
-    "1  It is not, or sockets of a root file system were left out; a line on standard error says which.\n"
+    "1  It is not, or sockets were left out; a line on standard error says which.\n"
     "2  Wrong usage.",
     run=run,
     operands="all-images",

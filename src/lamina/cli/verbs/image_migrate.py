@@ -181,18 +181,19 @@ def _pool_name(given: str | None, dest: str | None) -> str:
 COMMAND = Command(
     name="image migrate",
     synopsis=(
-        "image migrate [-jnq] [-Hp] [--all] [--delete-source] [--platform os/arch] [--max-layer-size size]",
-        "    [--pool pool] <source> [<dataset>]",
+        "image migrate [-Hjnpq] [--all] [--delete-source] [--platform os/arch]",
+        "    [--max-layer-size size] [--pool pool] <source> [<dataset>]",
     ),
     summary="move the images of an engine, a layout or a folder of archives into the pool",
     description="""
 Moves container images into the pool one by one. SOURCE is where they are:
 
-  docker-daemon:           the images of Docker, over its socket (DOCKER_HOST)
-  containers-storage:      those of Podman and Buildah; containers-storage:[DRIVER@ROOT+RUNROOT] for another store
-  containerd://[NAMESPACE] those of a namespace of containerd (CONTAINERD_ADDRESS, CONTAINERD_NAMESPACE)
-  a directory              an OCI layout, or a folder of files that 'docker save' and others have written
-  a file                   one such file
+  docker-daemon:            the images of Docker, over its socket (DOCKER_HOST)
+  containers-storage:       those of Podman and Buildah; of another store with
+                            containers-storage:[DRIVER@ROOT+RUNROOT]
+  containerd://[NAMESPACE]  those of a namespace of containerd (CONTAINERD_ADDRESS)
+  a directory               an OCI layout, or files that 'docker save' and others wrote
+  a file                    one such file
 
 Images become POOL/IMAGES/REPOSITORY@TAG, or go below DATASET. Each is imported, then every layer is read back from the
 pool and compared with its diff ID; with --delete-source its original is removed before the next one begins: by Docker,
@@ -226,7 +227,7 @@ The table: SIZE at the source, STORED in the pool for it, SAVED by not having it
         ("Make room: Docker's images into the pool", "lamina image migrate --delete-source docker-daemon:"),
         ("A folder of archives", "lamina image migrate /srv/images tank/archive"),
     ),
-    exit_status="0  All images are in the pool, and removed if that was asked for, but for those that were skipped.\n"
+    exit_status="0  All images are in the pool, and removed if asked for, but for those skipped.\n"
     "1  Some failed, or could not be removed; each is a line on standard error.\n2  Wrong usage.",
     run=run,
     operands="path dataset",

@@ -110,8 +110,8 @@ def _as_json(report: "PushReport") -> dict[str, object]:
 COMMAND = Command(
     name="image push",
     synopsis=(
-        "image push [-jq] [-J number] [--compression gzip|zstd|none] [--level number] [registry options]",
-        "    <dataset>@<tag> <reference>",
+        "image push [-jq] [-J number] [--compression gzip|zstd|none] [--level number]",
+        "    [registry options] <dataset>@<tag> <reference>",
     ),
     summary="push an image to a registry",
     description="""
@@ -144,12 +144,12 @@ it needs is there. Credentials are those of 'docker login' and 'podman login'.""
         ("To a registry in the house", "lamina image push tank/images/app@v2 registry.example.com:5000/team/app:v2"),
         (
             "With a password from a file",
-            "lamina image push --username ann --password-stdin tank/images/app@v2 registry.example.com/app:v2 < token",
+            "lamina image push --username ann --password-stdin tank/app@v2 registry.example.com/app < token",
         ),
-        ("As zstd", "lamina image push --compression zstd tank/images/app@v2 registry.example.com:5000/team/app:v2"),
+        ("As zstd", "lamina image push --compression zstd tank/images/app@v2 registry.example.com/app:v2"),
     ),
     exit_status="0  The image is in the registry, under its tag.\n"
-    "1  It is not, or sockets of a root file system were left out; a line on standard error says which.\n"
+    "1  It is not, or sockets were left out; a line on standard error says which.\n"
     "2  Wrong usage.",
     run=run,
     operands="all-images reference",

@@ -85,6 +85,7 @@ def _terms(arguments: Arguments, source: "Place", destination: "Place") -> "Term
         destination.name,
         **{flag: arguments.has(flag) for flag in _FLAGS},
         dry_run=arguments.has("dry-run"),
+        verbose=arguments.has("verbose"),
         rate=rate,
         properties=properties,
         excluded=tuple(excluded),

@@ -15,7 +15,7 @@ from lamina.oci.inspecting import SOURCE
 from lamina.oci.migrate.units import Part, Source, Unit
 from lamina.oci.migrate.verifying import verify_image
 from lamina.oci.registry.reference import parse_reference
-from lamina.pool.importing.imageindex import find_layer, image_of
+from lamina.pool.importing.imageindex import image_of
 from lamina.pool.importing.tags import remove_tag, tag_image
 from lamina.pool.names import printable
 
@@ -189,8 +189,13 @@ class Migration:
         for part in unit.parts:
             if part.layers is None:
                 return unit.size if self._known(part) is None else 0
-            need += sum(size for diff_id, size in part.layers if find_layer(self._pool, diff_id) is None)
+            need += sum(size for diff_id, size in part.layers if not self._has(diff_id))
         return need
+
+    def _has(self, diff_id: str) -> bool:
+        """Whether an image of the pool has a layer; an estimate: the import looks more closely."""
+        query = "SELECT 1 FROM image_layer WHERE diff_id = ? LIMIT 1"
+        return bool(self._pool.store.database.query(query, (diff_id,)))
 
     def _move(self, unit: Unit) -> tuple[Result, bool]:
         """(what became of a unit, whether it only lacked room)."""

@@ -259,17 +259,14 @@ class LayeredImport:
         intake = Intake(pool._catalogue, dataset, name, pool._free())
         documents = self._put(config), self._put(manifest) if manifest is not None else None
         self._writer.flush()
+        reaching = Reaching(self._writer, pool.store, self._compression)
         with contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)) as spool:
-            flat = Flattening(spool, pool.store.get, self.check)
-            for diff_id in diff_ids:
-                try:
-                    flat.add(layers[diff_id].size, layers[diff_id].extents())
-                except SourceError as error:
-                    raise SourceError(f"cannot import '{name}': layer {diff_id}: {error}") from error
-            area = area_items({key: (layer.size, layer.extents()) for key, layer in layers.items()}, *documents)
-            reaching = Reaching(self._writer, pool.store, self._compression)
             try:
+                flat = self._flat(spool, diff_ids, layers)
+                area = area_items({key: (layer.size, layer.extents()) for key, layer in layers.items()}, *documents)
                 root, totals = write_tree(reaching.items(chain(flat.items(), area)), flat.next_ino, reaching)
+            except SourceError as error:
+                raise SourceError(f"cannot import '{name}': {error}") from error
             except DamagedData as error:
                 raise DamagedData(f"cannot import '{name}': a layer that the pool has is damaged: {error}") from error
         self.check()
@@ -291,6 +288,15 @@ class LayeredImport:
             stored_bytes=self._told[1] - before[1],
             seconds=self._told[2] - before[2],
         )
+
+    def _flat(self, spool: ItemSpool, diff_ids: Sequence[str], layers: Mapping[str, _Layer]) -> Flattening:
+        flat = Flattening(spool, self._pool.store.get, self.check)
+        for diff_id in diff_ids:
+            try:
+                flat.add(layers[diff_id].size, layers[diff_id].extents())
+            except SourceError as error:
+                raise SourceError(f"layer {diff_id}: {error}") from error
+        return flat
 
     def _standing(self) -> tuple[int, int, float]:
         """New bytes, stored bytes, and the time."""

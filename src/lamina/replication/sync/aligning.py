@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lamina.errors import AlreadyExists, LaminaError
+from lamina.errors import AlreadyExists, Busy, LaminaError
 from lamina.pool.catalogue import Catalogue, Change, DatasetRow, SnapshotRow
 from lamina.pool.lineage.destroying import carry_out, doom
 from lamina.pool.lineage.families import Family
@@ -93,14 +93,21 @@ class Aligning:
         own = {one.guid for one in self.proposal.snapshots}
         doomed: set[int] = set()
         if coming[0].base is None or coming[0].base.guid not in own:
-            arrival = self.destination.arrival(sent, coming[0], None)
+            try:
+                arrival = self.destination.arrival(sent, coming[0], None)
+            except Busy as error:
+                if not str(error).endswith("modified\nsince most recent snapshot"):
+                    raise
+                raise Busy(f"{error}; -F takes it back to the newest one that both have") from None
             if arrival.doomed is not None:
                 doomed = {one.id for one in arrival.doomed.rows}
         if row is not None:
             self._check_names(row, coming, doomed)
 
     def _check_names(self, row: DatasetRow, coming: list[SentSnapshot], doomed: set[int]) -> None:
-        taken = {one.name for one in self._catalogue.snapshots(row.id) if one.id not in doomed}
+        own = {one.guid for one in coming}
+        rows = self._catalogue.snapshots(row.id)
+        taken = {one.name for one in rows if one.id not in doomed and one.guid not in own}
         for one in coming:
             reason = snapshot_name_error(f"{row.name}@{one.name}")
             if reason is not None:
@@ -116,7 +123,9 @@ class Aligning:
             return
         wanted = self.proposal.renamed.get(number, {})
         names = {one.name for one in self.proposal.snapshots if one.dataset == number} | set(wanted.values())
-        self._destroy(change, [one for one in self._gone(dataset, number) if one.name in names], done)
+        newest = self._newest_common(dataset, number)
+        gone = self._gone(dataset, number)
+        self._destroy(change, [one for one in gone if one.name in names or one.txg > newest], done)
         rows = {one.guid: one for one in self._catalogue.snapshots(dataset.id)}
         moving = [(rows[guid], name) for guid, name in wanted.items() if guid in rows and rows[guid].name != name]
         others = {one.name for one in rows.values()} - {one.name for one, _ in moving}
@@ -128,6 +137,14 @@ class Aligning:
         for one, name in moving:
             self._catalogue.rename_snapshot(change, one.id, name)
             done.renamed.append(f"{dataset.name}@{one.name} to {dataset.name}@{name}")
+
+    def _newest_common(self, dataset: DatasetRow, number: int) -> int:
+        """The transaction of the snapshot here that the first one to come starts from: what is newer is in its way."""
+        coming = next((one for one in self.proposal.snapshots if one.dataset == number), None)
+        if coming is None or coming.base is None:
+            return 1 << 63
+        guid = coming.base.guid
+        return next((one.txg for one in self._catalogue.snapshots(dataset.id) if one.guid == guid), 1 << 63)
 
     def _is_name(self, dataset: DatasetRow, name: str) -> bool:
         return snapshot_name_error(f"{dataset.name}@{name}") is None

@@ -19,10 +19,11 @@ _T = TypeVar("_T")
 SHORT_ROOT = 8
 """Bytes of a root's key that stand for it."""
 _ROOTS_AT_ONCE = 1 << 16
-_MOST_ROOTS = 1 << 20
+_MOST_ROOTS = 1 << 17
+"""Roots that are told, the newest: a megabyte."""
 _NAMED_ROOTS = (
     "SELECT id, key FROM object WHERE condemned IS NULL AND id IN "
-    "(SELECT root FROM snapshot UNION SELECT head FROM dataset)"
+    "(SELECT root FROM snapshot UNION SELECT head FROM dataset) ORDER BY id DESC LIMIT ?"
 )
 
 
@@ -50,7 +51,7 @@ class Inventory:
             if recursive or row.name == destination:
                 name = row.name[len(destination) + 1 :]
                 found.datasets[name] = {one.guid: one.name for one in catalogue.snapshots(row.id)}
-        found.roots = {key[:SHORT_ROOT]: number for number, key in database.query(_NAMED_ROOTS)}
+        found.roots = {key[:SHORT_ROOT]: number for number, key in database.query(_NAMED_ROOTS, (_MOST_ROOTS,))}
         return found
 
     def tell(self, channel: Channel) -> None:

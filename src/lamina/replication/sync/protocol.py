@@ -26,6 +26,8 @@ VERSIONS = (1, 1)
 GREETING = struct.Struct("<8sHH")
 LEAST_BUFFER = 1 << 18
 """Bytes that the buffer of what is read from has at least."""
+MOST_TALK = 64 << 20
+"""Bytes of names and figures that the other side may say: about a million snapshots."""
 _MOST_UNHEARD = 1000
 """Frames that may lie before the one that says why nobody reads any more."""
 _SHOWN = 120
@@ -53,6 +55,10 @@ class Say(IntEnum):
     GO = 75
     RESULT = 76
     ERROR = 77
+
+
+_COUNTED = frozenset([Say.CANDIDATES, Say.ANSWER])
+"""Frames of which there are as many as was said before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ class Channel:
         self.greeted = self.ended = self.streaming = False
         self._told = False
         """Whether something was said since the other side was last waited for."""
-        self._number = self._awaited = 0
+        self._number = self._awaited = self._talk = 0
 
     # -- saying ---------------------------------------------------------------------------------------------------
 
@@ -174,6 +180,12 @@ class Channel:
         kind, length, number = FRAME.unpack_from(head)
         if length > MAX_PAYLOAD or number != self._awaited or head[1:4] != b"\0\0\0":
             raise StreamError(f"what the other side says makes no sense: at byte {at} is no frame {self._awaited}")
+        if kind not in _COUNTED:
+            self._talk += length
+        if self._talk > MOST_TALK:
+            raise StreamError(
+                f"the other side says more than {MOST_TALK >> 20} MiB of names; sync fewer datasets at once"
+            )
         payload = self._read(length)
         if len(payload) < length:
             raise self.lost()

@@ -83,7 +83,7 @@ class Sender:
         return verdict, question.proof(found).hex(), have | found
 
     def _go(self, looks: Outlook, proof: str) -> None:
-        if self.terms.dry_run:
+        if self.terms.dry_run or self.terms.verbose:
             looks.tell_parts(self.channel)
         looks.tell(self.channel, proof)
         self.channel.flush()

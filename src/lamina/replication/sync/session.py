@@ -59,6 +59,8 @@ class Session:
     tell: Callable[[str], None] | None = None
     sleep: Callable[[float], None] = time.sleep
     _report: SyncReport = field(default_factory=SyncReport, init=False)
+    _connected: bool = field(default=False, init=False)
+    """Whether the other side ever answered."""
 
     def run(self) -> SyncReport:
         """Do it. Raises ``LaminaError`` with what refuses it on either side, ``ConnectionLost``, ``SourceError``."""
@@ -76,10 +78,10 @@ class Session:
                 self.terms = replace(self.terms, thorough=True)
                 if self.tell is not None:
                     self.tell(f"{error.why}; asking about everything in full")
-            except ConnectionLost as error:
+            except (ConnectionLost, SourceError) as error:
                 if self._report.streamed - moved >= _WORTH:
                     left, waited = self.retries, _FIRST_WAIT
-                if not left or not self._report.rounds:
+                if not left or not self._connected:
                     raise
                 left -= 1
                 if self.tell is not None:
@@ -121,6 +123,7 @@ class Session:
             self._report.streamed += streamed
             self._report.negotiated += moved - streamed
             self._report.rounds += channel.rounds
+            self._connected = self._connected or channel.greeted
 
     def _opened(self) -> Pool:
         return open_source(self.terms) if self._far is self.destination else open_destination(self.terms)
@@ -152,8 +155,11 @@ class Session:
             said = remote.complaint()
             lines = str(error).split("\n")
             kept = [line for line in lines[1:] if line.startswith("What has come")]
-            text = f"{host}{said}" if said else f"the connection to '{shown}' ended"
-            return ConnectionLost("\n".join([text, *kept]))
+            if said and remote.status == 1:  # lamina's own words; ssh's status is 255
+                return FarError("\n".join([host + said, *kept]))
+            return ConnectionLost(
+                "\n".join([f"the connection to '{shown}' ended" + (f": {said}" if said else ""), *kept])
+            )
         if isinstance(error, ConnectionLost):
             return ConnectionLost(f"{error}: '{shown}'")
         if isinstance(error, StreamError) and remote.status == 1 and remote.complaint():

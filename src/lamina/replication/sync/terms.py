@@ -26,6 +26,7 @@ class Terms:
     parents: bool = False
     holds: bool = False
     dry_run: bool = False
+    verbose: bool = False
     thorough: bool = False
     rate: int = 0
     properties: Mapping[str, str] = field(default_factory=dict)
@@ -66,4 +67,4 @@ class Terms:
         )
 
 
-_FLAGS = ("recursive", "prune", "force", "parents", "holds", "dry_run", "thorough")
+_FLAGS = ("recursive", "prune", "force", "parents", "holds", "dry_run", "verbose", "thorough")

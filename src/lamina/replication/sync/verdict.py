@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 from lamina.errors import StreamError
 from lamina.pool.names import printable
-from lamina.replication.grammar import MOST_KEPT
 from lamina.replication.sync.inventory import chunks
 from lamina.replication.sync.protocol import Channel, Say
 
@@ -35,15 +34,13 @@ class Verdict:
     def hear(cls, channel: Channel) -> "Verdict":
         """Hear it. Raises ``StreamError``, ``ConnectionLost``, ``FarError``."""
         found = cls()
-        count = 0
         while True:
             said = channel.hear(Say.VERDICT)
             lines = said.piece.json().get("lines")
-            if not isinstance(lines, list) or count > MOST_KEPT:
+            if not isinstance(lines, list):
                 raise StreamError(f"what the other side says makes no sense: the verdict at byte {said.offset}")
             if not lines:
                 return found
-            count += len(lines)
             for line in lines:
                 found._add(line)
 
