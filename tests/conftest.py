@@ -1,6 +1,10 @@
 """For all rooms: nothing runs in the background unless a test says so."""
 
+import os
+
 import pytest
+
+os.environ["LAMINA_BACKGROUND"] = "off"  # also where a test undoes all that it has set
 
 
 @pytest.fixture(autouse=True)

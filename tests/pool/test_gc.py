@@ -427,6 +427,25 @@ def test_the_end_of_an_import_starts_what_waited_for_it(
         assert started == [pool.path, pool.path]
 
 
+def test_one_in_the_background_starts_no_other(pool: Pool, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something cannot be freed, each would start the next for ever."""
+    from lamina.cli import main
+
+    pool.import_image(library[2].path, "tank/i@1")
+    with pool.store.database.transaction():  # a mark that no collection makes, and none takes away
+        pool.store.database.execute("UPDATE object SET condemned = 1 WHERE kind = 1")
+    started: list[Path] = []
+    monkeypatch.setattr("lamina.pool.collecting.background._start", started.append)
+    monkeypatch.setattr("lamina.pool.collecting.background.LINGER_SECONDS", 0.0)
+    monkeypatch.setattr(os, "nice", lambda _: 0)
+    monkeypatch.delenv("LAMINA_BACKGROUND")
+    with Pool.open("tank", write=True) as other:
+        other.set(["tank"], {"user:x": "1"})
+    assert started == [pool.path]  # there is something that looks like work
+    assert main(["pool", "gc", "--background", str(pool.path)]) == 0
+    assert started == [pool.path]
+
+
 # -- the command ----------------------------------------------------------------------------------------------------
 
 

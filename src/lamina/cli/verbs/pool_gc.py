@@ -53,12 +53,16 @@ def run(arguments: Arguments) -> int:
 
 
 def _in_background(operands: list[str]) -> int:
+    import os
     from pathlib import Path
 
-    from lamina.pool.collecting.background import collect_in_background
+    from lamina.pool.collecting.background import SWITCH, collect_in_background
 
     if len(operands) != 1:
         raise UsageError("--background needs one pool")
+    # Closing the pool would start the next one, and so on for ever where something cannot be freed. Whoever lets go of
+    # more while this one runs is served by it or by its last look; whoever does so later starts another.
+    os.environ[SWITCH] = "off"
     collect_in_background(Path(operands[0]) if "/" in operands[0] else operands[0])
     return 0
 
