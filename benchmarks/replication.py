@@ -9,8 +9,8 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import options, wire
@@ -41,17 +41,41 @@ def main() -> None:
         options.scratch_directory(arguments.scratch) as scratch,
         Report("replication", named, peers, out=arguments.out) as report,
     ):
-        first, following = chosen[0].path, scratch / "next"
-        options.need_space(scratch, 26 << 30)
-        # A copy, so that a file in it can be changed.
-        subprocess.run(["cp", "-a", str(chosen[1].path), str(following)], check=True)
-        sources = (first, following, following)
-        _lamina(report, scratch, sources, arguments.runs)
-        for peer, step in (("rsync", _rsync), ("borg", _borg), ("restic", _restic)):
-            if peer in peers:
-                shutil.copy2(chosen[1].path / _FILE, following / _FILE)
-                step(report, scratch, sources)
+        options.need_space(scratch, 16 << 30)
+        with _changeable(chosen[1].path, scratch) as following:
+            sources = (chosen[0].path, following, following)
+            _lamina(report, scratch, sources, arguments.runs)
+            for peer, step in (("rsync", _rsync), ("borg", _borg), ("restic", _restic)):
+                if peer in peers:
+                    _restore(following)
+                    step(report, scratch, sources)
         _targets(report)
+
+
+@contextmanager
+def _changeable(tree: Path, scratch: Path) -> Iterator[Path]:
+    """A view of a tree in which one file can be changed, without a copy of all of it: bind mounts (mount(8))."""
+    where = scratch / "next"
+    where.mkdir()
+    shutil.copy2(tree / _FILE, scratch / "changed")
+    (scratch / "changed").write_text("changed\n")
+    run(["mount", "--bind", tree, where])
+    try:
+        run(["mount", "--make-private", where])  # else what is mounted in it would show up in the tree itself
+        yield where
+    finally:
+        _restore(where)
+        run(["umount", where])
+
+
+def _change(tree: Path) -> None:
+    """Put the changed file in the place of the other."""
+    run(["mount", "--bind", tree.parent / "changed", tree / _FILE])
+
+
+def _restore(tree: Path) -> None:
+    if os.path.ismount(tree / _FILE) or (tree / _FILE).read_text() == "changed\n":
+        run(["umount", tree / _FILE])
 
 
 def _note(report: Report, step: str, who: str, cost: Cost, sent: wire.Wire, rate: int = 0) -> None:
@@ -78,7 +102,7 @@ def _lamina(report: Report, scratch: Path, sources: Sources, runs: int) -> None:
     stored: list[int] = []
     for tag, tree in zip(tags, sources, strict=True):
         if tag == "changed":
-            (tree / _FILE).write_text("changed\n")
+            _change(tree)
         before = _stored(source)
         source.take_in(tree, _DATASET, tag)
         stored.append(_stored(source) - before)
@@ -185,7 +209,7 @@ def _restic(report: Report, scratch: Path, sources: Sources) -> None:
 def _steps(report: Report, who: str, sources: Sources, noted: Path, copy: Copy) -> None:
     for step, tree in zip(STEPS, sources, strict=True):
         if step == STEPS[2]:
-            (tree / _FILE).write_text("changed\n")
+            _change(tree)
         else:
             drop_caches()
             read_everything(tree)  # so that all find it in the page cache, as far as that goes

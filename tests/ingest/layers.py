@@ -356,6 +356,7 @@ _KINDS = {
 def of_tree(tree: StoredTree) -> dict[Path, Seen]:
     found: dict[Path, Seen] = {}
     names: dict[int, list[Path]] = {}
+    holders: dict[int, list[int]] = {}
     stack: list[tuple[Path, int, int]] = [((), ROOT_INO, ROOT_INO)]
     while stack:
         path, ino, parent = stack.pop()
@@ -363,7 +364,6 @@ def of_tree(tree: StoredTree) -> dict[Path, Seen]:
         kind = _KINDS[stat.S_IFMT(inode.mode)]
         content = b""
         if kind == "dir":
-            assert inode.parent == parent, "a directory does not know its parent"
             for entry in tree.readdir(ino):
                 assert entry.mode_type == stat.S_IFMT(tree.inode(entry.ino).mode)
                 stack.append(((*path, entry.name), entry.ino, ino))
@@ -373,10 +373,13 @@ def of_tree(tree: StoredTree) -> dict[Path, Seen]:
             content = tree.read(ino, 0, inode.size)
             assert len(content) == inode.size
         names.setdefault(ino, []).append(path)
+        holders.setdefault(ino, []).append(parent)
         status = (inode.mode & 0o7777, inode.uid, inode.gid, inode.mtime_ns // NS)
         found[path] = Seen(kind, *status, content, tuple(sorted(tree.xattrs(ino).items())), inode.nlink, path)
         if kind in ("chr", "blk"):
             assert inode.rdev == (1 << 8 | 3)
+    for ino, parents in holders.items():
+        assert tree.inode(ino).parent == min(parents), "the directory with the lowest number"
     return {
         path: replace(seen, same=min(next(own for own in names.values() if path in own)))
         for path, seen in found.items()

@@ -3,8 +3,10 @@
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 from lamina.fs.spool import ItemSpool
+from lamina.fs.structure import join, read_leaf, tree_problems
 from lamina.fs.view import StoredTree
 from lamina.ingest.assemble import write_tree
 from lamina.ingest.extentlog import ExtentLog
@@ -63,4 +65,7 @@ def flatten(shop: Shop, logs: Sequence[ExtentLog], *, memory: int = 64 << 20) ->
     writer.close()
     tree = StoredTree(root, shop.store.get)
     assert tree.totals == totals
+    leaves = [node for _, node in tree.reader.nodes() if node.level == 0]
+    summary = reduce(join, [read_leaf(leaf).summary for leaf in leaves])
+    assert tree_problems(summary, totals, tree.reader, set()) == []
     return tree

@@ -13,7 +13,7 @@ from tests.ingest.kit import Shop
 from tests.ingest.layers import STACKS, LayerTar, Op, Oracle, Path, Refused, Seen, of_oracle, of_tree, tamed
 from tests.ingest.recording import flatten, record, written_again
 
-EXAMPLES = int(os.environ.get("LAMINA_STACKS", "80"))
+EXAMPLES = int(os.environ.get("LAMINA_STACKS", "50"))
 """Random stacks of layers for each test."""
 
 
@@ -116,6 +116,17 @@ def test_a_whiteout_takes_away_one_name_of_several(shop: Shop) -> None:
     assert found[(b"b",)].links == 2 and found[(b"b",)].mode == 0o600, "a link's header changes the file"
 
 
+def test_a_hard_link_changes_attributes(shop: Shop) -> None:
+    """Those that its header has; those that it does not have stay."""
+    first = Op("file", b"a", b"x", xattrs=((b"user.both", b"old"), (b"user.old", b"old")))
+    link = Op("hard", b"b", target=b"a", uid=3, mtime=9, xattrs=((b"user.both", b"new"), (b"user.new", b"new")))
+    again = Op("hard", b"c", target=b"b", uid=4, mtime=8, xattrs=((b"user.new", b"newer"),))
+    elsewhere = (folder(b"d"), Op("hard", b"d/one", target=b"c", uid=4, mtime=8), file(b".wh.b"))
+    seen = unpacked(shop, (first,), (link, again), elsewhere)[(b"a",)]
+    assert (seen.uid, seen.mtime, seen.links) == (4, 8, 3)
+    assert seen.xattrs == ((b"user.both", b"new"), (b"user.new", b"newer"), (b"user.old", b"old"))
+
+
 @pytest.mark.parametrize("name", [b".wh.", b"d/.wh.", b"d/.wh..", b"d/.wh..."])
 def test_a_whiteout_of_what_can_be_no_name(shop: Shop, name: bytes) -> None:
     with pytest.raises(SourceError, match="whiteout of no name"):
@@ -147,6 +158,31 @@ def test_parents_that_are_links_are_followed_inside_the_root(shop: Shop, target:
     assert found[(b"d", b"s", b"new")].content == b"through"
     assert (b"d", b"s", b"low") not in found
     assert found[(b"link",)].kind == "sym"
+
+
+def test_links_in_other_directories(shop: Shop) -> None:
+    lower = (folder(b"d"), folder(b"e/d"), Op("sym", b"e/own", target=b"d"), Op("sym", b"e/root", target=b"/d"))
+    found = unpacked(shop, lower, (file(b"e/own/x", b"own"), file(b"e/root/x", b"root")))
+    assert found[(b"e", b"d", b"x")].content == b"own"
+    assert found[(b"d", b"x")].content == b"root"
+
+
+def test_what_came_through_a_link_is_of_its_layer(shop: Shop) -> None:
+    """A whiteout of the directory behind the link leaves it."""
+    found = unpacked(shop, (*LOWER, Op("sym", b"link", target=b"d/s")), (file(b"link/up"), file(b".wh.d")))
+    assert names(found) == {b"", b"d", b"d/s", b"d/s/up", b"link", b"other"}
+
+
+@pytest.mark.parametrize("style", ["gnu", "pax-0.0", "pax-0.1", "pax-1.0"])
+def test_sparse_files(shop: Shop, style: str) -> None:
+    """Small and large ones; their data is stored once, as it stands in the tar."""
+    small = Op("file", b"small", sparse=((5, b"one", 1), (9000, b"two", 10)), size=10_000)
+    large = Op("file", b"large", sparse=((1, b"a", 70_001), (300_000, b"b", 50_000), (900_000, b"c", 7)), size=10**6)
+    tar = LayerTar((small, large), (style,)).bytes()
+    found = unpacked(shop, tar)
+    assert found[(b"small",)].content == small.content and found[(b"large",)].content == large.content
+    with record(shop, [tar]) as stored:
+        assert flatten(shop, stored).totals.data_bytes == 33 + 70_001 + 50_007
 
 
 def test_a_link_to_what_is_not_there_is_followed_too(shop: Shop) -> None:
@@ -227,7 +263,7 @@ def test_sizes_of_what_has_no_data(shop: Shop) -> None:
     tar = (
         header(b"d/", 5, b"5") + header(b"l", 700, b"2", link=b"d") + header(b"old/", 9, b"\0") + member(b"f", b"data")
     )
-    tar += header(b"h", 4, b"1", link=b"f") + END
+    tar += header(b"h", 4, b"1", link=b"f") + member(b"slash/", b"a file all the same") + END
     found = unpacked(shop, tar)
     assert {path: seen.kind for path, seen in found.items() if path} == {
         (b"d",): "dir",
@@ -235,6 +271,7 @@ def test_sizes_of_what_has_no_data(shop: Shop) -> None:
         (b"old",): "dir",
         (b"f",): "file",
         (b"h",): "file",
+        (b"slash",): "file",
     }
 
 

@@ -25,7 +25,7 @@ from tests.ingest.kit import Shop, take
 from tests.ingest.layers import LAYERS, LayerTar, Op
 from tests.ingest.recording import flatten, record, written_again
 
-EXAMPLES = int(os.environ.get("LAMINA_STACKS", "80"))
+EXAMPLES = int(os.environ.get("LAMINA_STACKS", "50"))
 
 
 @pytest.fixture(scope="module")

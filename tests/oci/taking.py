@@ -56,11 +56,14 @@ class Tank:
         self.path = place / "tank"
         self._monkeypatch = monkeypatch
         self._capsys = capsys
+        self._last: list[object] | None = None
+        """The traces, if nothing was done since that may have changed them."""
         assert self.run("pool", "create", "tank", str(self.path)).status == 0
 
     def run(self, *words: str | Path, stdin: bytes | None = None) -> Result:
         """Run a command line in this process."""
         self._capsys.readouterr()
+        self._last = None
         if stdin is None:
             status = main([str(word) for word in words])
         else:
@@ -77,11 +80,12 @@ class Tank:
 
     def refused(self, *words: str | Path, stdin: bytes | None = None) -> str:
         """Import, which has to fail with one line and to leave no trace; the line."""
-        before = self.traces()
+        before = self._last or self.traces()
         done = self.run("image", "import", *words, stdin=stdin)
         assert (done.status, done.out) == (1, ""), done.err
         assert done.err.count("\n") == 1 and done.err.isascii() and len(done.err) < 600, done.err
-        for one, other in zip(before, self.traces(), strict=True):
+        self._last = self.traces()
+        for one, other in zip(before, self._last, strict=True):
             assert one == other, f"{one} {other} {done.err}"
         return done.err.removesuffix("\n")
 

@@ -3,8 +3,10 @@
 import gzip
 import io
 import json
+import os
 import random
 import tarfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -188,3 +190,19 @@ def test_a_tar_of_a_root_file_system_is_still_one(tank: Tank, tmp_path: Path) ->
         2,
         f"'{tmp_path / 'root.tar'}' is a root file system: there is no image or platform to choose",
     )
+
+
+def test_a_pipe_by_its_path(tank: Tank, tmp_path: Path) -> None:
+    """As a shell's ``<(docker save app)``: what was looked at cannot be read again."""
+    for number, (data, layers) in enumerate(((docker_archive({"a:1": IMAGE}, old=True), 0), (BASE, 1))):
+        fifo = tmp_path / f"fifo{number}"
+        os.mkfifo(fifo)
+        thread = threading.Thread(target=fifo.write_bytes, args=(data,))
+        thread.start()
+        tank.take(fifo, f"tank/a@{number}")
+        thread.join()
+        assert tank.run("image", "layers", f"tank/a@{number}").status == layers
+    tank.holds("tank/a@0", IMAGE, None)
+    (tmp_path / "root.tar").write_bytes(BASE)
+    tank.take(tmp_path / "root.tar", "tank/a@root")
+    assert tank.run("diff", "tank/a@root", "tank/a@1").out == ""

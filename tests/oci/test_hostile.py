@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
 import zlib
@@ -257,6 +258,12 @@ def helm(evil: Evil) -> None:
     evil.manifest["config"] = evil.add("application/vnd.cncf.helm.config.v1+json", b"{}")
 
 
+def no_images(evil: Evil) -> None:
+    unknown = {"platform": {"os": "unknown", "architecture": "unknown"}}
+    entries = [{**evil.add("application/vnd.example+json", b"{}")}, {**evil.add(OCI_MANIFEST, b"{}"), **unknown}]
+    evil.index = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+
+
 def two_meanings(evil: Evil) -> None:
     evil.manifest["manifests"] = []
 
@@ -316,6 +323,7 @@ def tar_that_is_cut(evil: Evil) -> None:
         (digest_that_is_a_path, ["'sha256:../../../../../etc/passwd' is no digest"]),
         (sha512, ["is of another kind than sha256"]),
         (helm, ["is a Helm chart, not a container image"]),
+        (no_images, [f"lists no container image, only application/vnd.example+json, {OCI_MANIFEST}"]),
         (two_meanings, ["it could be read in two ways"]),
         (unknown_layout, ["has no schemaVersion 2"]),
         (no_tar, ["no tar archive, or damaged"]),
@@ -466,3 +474,26 @@ def test_a_stream_that_is_an_endless_archive_of_documents(tank: Tank) -> None:
     data = archive({**{f"{number}.json": document for number in range(6)}, "manifest.json": b"[]"})
     message = tank.refused("-f", "docker-archive", "-", "tank/a@1", stdin=data)
     assert "has more than 64 MiB of documents" in message
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LAMINA_MUTATIONS", "40"))))
+def test_archives_with_bytes_changed(tank: Tank, tmp_path: Path, seed: int) -> None:
+    """Whatever a flipped, lost or doubled piece makes of an archive: it is taken, or refused in one line."""
+    rng = random.Random(seed)
+    image = Built([layer(directory("etc"), file("etc/a", b"x" * 3000)), layer(file("b", b"y" * 500))])
+    good = [docker_archive({"a:1": image}, old=True), docker_archive({"a:1": image}), Evil().archive()]
+    data = bytearray(rng.choice([*good, gzip.compress(good[0])]))
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(data))
+        if rng.random() < 0.6:
+            data[at] = rng.choice([0, 0x22, 0x2E, 0x2F, 0x30, 0x7F, 0xFF, rng.randrange(256)])
+        elif rng.random() < 0.5:
+            del data[at : at + rng.choice([1, 100, 512, 1024])]
+        else:
+            data[at:at] = data[max(0, at - 512) : at]
+    path = tmp_path / "changed.tar"
+    path.write_bytes(data)
+    for number, (source, more) in enumerate(((str(path), None), ("-", bytes(data)))):
+        done = tank.run("image", "import", "-q", "-f", "auto", source, f"tank/a@{number}", stdin=more)
+        assert "internal error" not in done.err and (done.status, done.err == "") in ((0, True), (1, False)), done.err
+        assert done.err.count("\n") == done.status and done.err.isascii(), done.err

@@ -193,3 +193,32 @@ def test_what_skopeo_and_umoci_write(tank: Tank, tmp_path: Path) -> None:
     run("umoci", "config", "--image", f"{layout}:v1", "--tag", "v2", "--config.label", "x=y")
     tank.take("--image", "v2", layout, "tank/a@umoci")
     assert tank.tar("tank/a@archive", digest_of(TOP)) == tank.tar("tank/a@umoci", digest_of(TOP)) == TOP
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--platform", "linux", "L", "tank/a@1"], "invalid platform 'linux': os/architecture is expected"),
+        (["--max-layer-size", "much", "L", "tank/a@1"], "invalid --max-layer-size: "),
+        (["--image", "x", "L", "tank/a@1", "L", "tank/a@2"], "--image chooses one image of one source"),
+        (
+            ["-f", "oci", "L", "tank/a@1"],
+            "invalid format 'oci': auto, dir, tar, oci-dir, oci-archive or docker-archive",
+        ),
+        (["-f", "oci-dir", "-", "tank/a@1"], "standard input is no directory: leave out --format oci-dir"),
+    ],
+)
+def test_words_that_make_no_sense(tank: Tank, words: list[str], message: str) -> None:
+    done = tank.run("image", "import", *words, stdin=b"")
+    assert (done.status, done.out) == (2, "") and done.err.startswith(message), done.err
+
+
+def test_without_a_name_there_has_to_be_one_pool(tank: Tank, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", {"docker.io/library/app:v2": BuiltImage([BASE])})
+    tank.run("pool", "create", "other", str(tmp_path / "other"))
+    done = tank.run("image", "import", str(layout))
+    assert done.status == 2 and "there are several pools (other, tank)" in done.err
+    for name in ("other", "tank"):
+        assert tank.run("pool", "destroy", "-f", name).status == 0, name
+    done = tank.run("image", "import", str(layout))
+    assert (done.status, done.err) == (1, "no pool to import into: make one with 'lamina pool create NAME DIRECTORY'\n")

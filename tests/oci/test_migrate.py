@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import shutil
+import signal
 import socketserver
 import subprocess
 import threading
@@ -235,6 +236,23 @@ def test_an_interrupt_leaves_both_sides_whole(
     done = migrate(capsys, "--delete-source", layout)
     assert {name: one["state"] for name, one in done.items()} == {"app:v2": "there", "app:v3": "migrated"}
     assert list((layout / "blobs/sha256").iterdir()) == []
+
+
+def test_a_removal_is_not_broken_off(
+    tank: Pool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = write_layout(tmp_path / "app", {"v1": A, "v2": C})
+    real = LayoutDirectory._replace
+
+    def interrupted(self: LayoutDirectory, index: bytes) -> None:
+        real(self, index)
+        signal.raise_signal(signal.SIGINT)  # the entry is gone, its blobs are still there
+
+    monkeypatch.setattr(LayoutDirectory, "_replace", interrupted)
+    assert call("image", "migrate", "--delete-source", layout) == 130
+    assert "migrated, removed" in capsys.readouterr().out
+    assert {path.name for path in (layout / "blobs/sha256").iterdir()} == {digest[7:] for digest in C.blobs()}
+    assert ids(tank) == {"tank/images/app@v1": A.image_id}
 
 
 # -- where there is little room -------------------------------------------------------------------------------------

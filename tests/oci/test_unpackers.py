@@ -105,7 +105,11 @@ STACKS_BY_NAME: dict[str, list[bytes]] = {
         layer(file("d" * 90 + "/" + "g" * 120, b"y", uid=3_000_000), format=tarfile.GNU_FORMAT),
     ],
     "sizes without data": [
-        header(b"d/", 5, b"5", mode=0o755) + header(b"l", 700, b"2", link=b"d") + member(b"f", b"data") + END
+        header(b"d/", 5, b"5", mode=0o755)
+        + header(b"l", 700, b"2", link=b"d")
+        + member(b"f", b"data")
+        + member(b"g/", b"g")
+        + END
     ],
     "no end": [member(b"a", b"x")],
     "one block of zeros": [member(b"a", b"x") + bytes(512)],
@@ -266,7 +270,7 @@ def _known(oracle: Oracle, op: Op) -> Op | None:
 
 
 RANDOM = settings(
-    max_examples=int(os.environ.get("LAMINA_STACKS", "12")),
+    max_examples=int(os.environ.get("LAMINA_STACKS", "8")),
     deadline=None,
     derandomize="LAMINA_STACKS" not in os.environ,
     phases=[Phase.generate],

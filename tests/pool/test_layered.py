@@ -21,7 +21,9 @@ from lamina.fs.node import inode_key
 from lamina.fs.view import StoredTree
 from lamina.pool import ImportReport, Pool
 from lamina.pool.importing.imageindex import find_layer, image_area
+from lamina.pool.importing.images import commit_image
 from lamina.pool.importing.layered import LayeredImport
+from lamina.store.writer import StoreWriter
 from tests.ingest.archives import END, member
 from tests.oci.building import (
     BuiltImage,
@@ -310,18 +312,20 @@ def test_a_full_disk(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_has_said_yes_to_stays(pool: Pool) -> None:
-    """The image that had it goes meanwhile, and gc runs."""
+    """The image that had it goes meanwhile, gc runs, and commits of others say that nothing older is needed."""
     take(pool, "tank/a@v", [BASE, MIDDLE])
-    image = BuiltImage([BASE, TOP])
+    first, image = BuiltImage([TOP]), BuiltImage([BASE, TOP])
     with LayeredImport(pool, "tank/b") as session:
         assert session.has(digest_of(BASE))
         pool.destroy("tank/a", recursive=True)
-        pool.gc(wait=0.0)
         session.add(io.BytesIO(TOP), digest_of(TOP), "of the test")
+        for number in range(2):
+            session.commit(f"tank/b@other{number}", first.config + b" " * number, None, first.diff_ids)
+            pool.gc(wait=0.0)
         session.commit("tank/b@v1", image.config, image.manifest, image.diff_ids)
-        pool.gc(wait=0.0)
-        session.commit("tank/b@v2", image.config + b" ", image.manifest, image.diff_ids)
     check_image(pool, "tank/b@v1", [BASE, TOP])
+    for number in range(2):
+        pool.destroy(f"tank/b@other{number}")
     pool.gc()
     check_clean(pool)
 
@@ -442,6 +446,40 @@ def test_a_commit_while_another_layer_waits_for_bytes(pool: Pool) -> None:
     check_clean(pool)
 
 
+def test_nobody_decides_what_to_share_during_a_commit(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit renews the lease: what another thread decides in that moment could be lost."""
+    large = b"".join(member(b"f%d" % n, random.Random(n).randbytes(200_000)) for n in range(60)) + END
+    naming, wrong, seen = threading.Event(), list[str](), threading.Event()
+    claim, commit = StoreWriter.claim, commit_image
+
+    def claiming(self: StoreWriter, keys: Sequence[bytes]) -> set[bytes]:
+        seen.set()
+        if naming.is_set() and threading.current_thread() is not threading.main_thread():
+            wrong.append(threading.current_thread().name)
+        return claim(self, keys)
+
+    def committing(*words: Any, **more: Any) -> None:
+        naming.set()
+        time.sleep(0.1)
+        commit(*words, **more)
+        naming.clear()
+
+    monkeypatch.setattr(StoreWriter, "claim", claiming)
+    monkeypatch.setattr("lamina.pool.importing.layered.commit_image", committing)
+    failed: list[BaseException] = []
+    image, other = BuiltImage([BASE]), BuiltImage([large])
+    with LayeredImport(pool, "tank/a") as session:
+        session.add(io.BytesIO(BASE), None, "of the test")
+        seen.clear()
+        thread = in_thread(failed, lambda: session.add(io.BytesIO(large), None, "large"))
+        assert seen.wait(30)
+        session.commit("tank/a@v", image.config, None, image.diff_ids)
+        thread.join()
+        session.commit("tank/a@w", other.config, other.manifest, other.diff_ids)
+    assert failed == [] and wrong == []
+    check_image(pool, "tank/a@w", [large])
+
+
 def test_who_still_waits_when_the_session_ends(pool: Pool) -> None:
     """It comes too late to do any harm."""
     failed: list[BaseException] = []
@@ -509,7 +547,7 @@ def test_ctrl_c_again_and_again(place: Path, small_packs: None) -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return "taken"
 
-    for _ in range(int(os.environ.get("LAMINA_INTERRUPTS", "4"))):
+    for _ in range(int(os.environ.get("LAMINA_INTERRUPTS", "3"))):
         child = run(taking, ready=True)
         child.wait_ready()
         time.sleep(0.3 * generator.random())
@@ -544,7 +582,7 @@ def test_killed(place: Path, small_packs: None) -> None:
             ready()
             take(pool, "tank/new@v", [BASE, *many])
 
-    for number in range(6):
+    for number in range(4):
         child = run(taking, ready=True)
         child.wait_ready()
         time.sleep(0.05 * number + 0.05 * generator.random())

@@ -131,8 +131,7 @@ class Flattening:
                 self._hide_below(entry)
 
     def _hide_below(self, folder: Folder) -> None:
-        """Take away what lower layers have in a directory. What this layer has there stays, wherever it stands in it.
-        """
+        """Take away what lower layers have in a directory; what this layer has there stays, wherever it stands."""
         layer = self._tree.layer
         stack = [folder]
         while stack:

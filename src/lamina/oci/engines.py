@@ -218,12 +218,20 @@ class _Response(io.RawIOBase):
 # -- programs ------------------------------------------------------------------------------------------------------
 
 
-def _run(words: Sequence[str]) -> str:
-    """What a program prints. Raises ``OciError`` with what it says where it fails."""
+def _run(words: Sequence[str], seconds: float | None = _SECONDS) -> str:
+    """What a program prints; it may take ``seconds``. Raises ``OciError`` with what it says where it fails."""
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False)
+        # In a session of its own: Ctrl-C is for this process, and no removal is broken off half-way.
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+            start_new_session=True,
+        )
     except subprocess.TimeoutExpired:
-        raise OciError(f"'{words[0]}' does not answer within {_SECONDS:.0f} seconds") from None
+        raise OciError(f"'{words[0]}' does not answer within {seconds:.0f} seconds") from None
     except OSError as error:
         raise OciError(f"cannot run '{words[0]}': {error.strerror}") from None
     if done.returncode:
@@ -285,7 +293,7 @@ class Containerd:
 
     def remove(self, reference: str) -> None:
         """See ``Engine``: the name goes, and what no other needs with it."""
-        _run([*self._words, "images", "rm", "--sync", self._name(reference)])
+        _run([*self._words, "images", "rm", "--sync", self._name(reference)], None)
 
     def _name(self, reference: str) -> str:
         """The name that containerd has an image by: as it is given, or in full. Raises ``NotFound``."""
@@ -361,7 +369,7 @@ class ContainersStorage:
     def remove(self, reference: str) -> None:
         """See ``Engine``: a name goes, and with the last one the image."""
         self._needs_podman("removing images")
-        _run(self._podman("rmi", _check_operand(reference)))
+        _run(self._podman("rmi", _check_operand(reference)), None)
 
     def _needs_podman(self, what: str) -> None:
         if self._program != "podman":

@@ -4,11 +4,12 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from lamina.errors import OciError, UsageError
+from lamina.errors import LaminaError, OciError, UsageError
 from lamina.oci.archives import ArchiveWriter
 from lamina.oci.forms import known_forms
 from lamina.oci.intake import Streams, run_together
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 Format = Literal["oci-archive", "oci-dir", "docker-archive", "rootfs-tar"]
 FORMATS: tuple[Format, ...] = ("oci-archive", "oci-dir", "docker-archive", "rootfs-tar")
-
-_LAYERS_AT_ONCE = 2
-"""Of a layout: each is compressed by several threads already."""
 
 Progress = Callable[[int, int], None]
 """Gets the bytes of tars read so far, and how many they will be."""
@@ -175,13 +173,14 @@ class _Export:
         # The largest first: what is left for the end is small.
         order = sorted(range(len(tasks)), key=lambda number: layers[number].size or 0, reverse=True)
         if tasks:
-            run_together([tasks[number] for number in order], _LAYERS_AT_ONCE, streams, lambda: None)
+            run_together([tasks[number] for number in order], self.packing.layers_at_once, streams, lambda: None)
         for layer in layers:
             one, media_type = found[layer.position]
             self.exported.append(one)
             self._types[one.digest] = media_type
             if one.digest != one.diff_id:
-                remember_blob(self.pool, one.digest, one.diff_id, media_type, one.size)
+                with suppress(LaminaError):  # it only saves work the next time
+                    remember_blob(self.pool, one.digest, one.diff_id, media_type, one.size)
         config = self._config()
         manifest, media_type = self._manifest(config)
         layout.add(config)

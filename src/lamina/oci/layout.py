@@ -25,6 +25,7 @@ LAYOUT, INDEX = "oci-layout", "index.json"
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 """Annotations with an image's name: the whole reference as containerd and Docker write it, the specification's, which
 is mostly a tag alone."""
+_SHOWN = 3
 _MAX_DEPTH = 3
 """Indexes within indexes that are followed."""
 
@@ -45,7 +46,9 @@ class Layout:
         if not isinstance(index, Index):
             raise OciError(f"{what} is no index")
         self._entries = [entry for entry in index.manifests if is_image(entry)]
-        self._left_out = len(index.manifests) - len(self._entries)
+        if index.manifests and not self._entries:
+            kinds = ", ".join(dict.fromkeys(printable(entry.media_type[:80]) for entry in index.manifests[:_SHOWN]))
+            raise OciError(f"{what} lists no container image, only {kinds}")
 
     def images(self) -> Sequence[Listed]:
         """See ``Store``."""

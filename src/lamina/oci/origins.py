@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +85,7 @@ def open_origin(word: str, format: Format = "auto", *, platform: str | None = No
         with contextlib.closing(stream):
             yield StreamOrigin(stream, stream, f"'{printable(word)}'", "auto", reference)
     elif word == "-":
-        yield _stream_origin(_standard_input(), "standard input", format, word)
+        yield _stream_origin(_standard_input(), "standard input", format)
     else:
         with _path_origin(Path(word), format) as origin:
             yield origin
@@ -114,30 +116,34 @@ def _path_origin(path: Path, format: Format) -> Iterator[Origin]:
     if format == "oci-dir":
         raise SourceError(f"cannot import '{shown}': it is not a directory")
     if format in ("dir", "tar"):
-        yield RootOrigin(str(path), format)
+        yield RootOrigin(str(path), format)  # it says what is wrong, also below
         return
     try:
         file = path.open("rb", buffering=0)
     except OSError as error:
         if format == "auto":
-            yield RootOrigin(str(path), format)  # it says what is wrong
+            yield RootOrigin(str(path), format)
             return
         raise OciError(f"cannot import '{shown}': {error.strerror}") from None
     with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            yield _stream_origin(PolledStream(file.fileno()), f"'{shown}'", format)  # type: ignore[arg-type]
+            return
         opened = open_stream(file)
         peeked = PeekedStream(opened, _PEEK)
         if format == "auto" and not looks_like_archive(peeked.head):
             yield RootOrigin(str(path), format)
-        elif isinstance(opened, io.BufferedReader) and file.seekable():
+        elif isinstance(opened, io.BufferedReader):
             with contextlib.closing(ArchiveFiles(path)) as files:
                 yield FilesOrigin(files, format)
         else:
             yield StreamOrigin(peeked, file, f"'{shown}'", format)  # type: ignore[arg-type]
 
 
-def _stream_origin(stream: BinaryIO, what: str, format: Format, word: str) -> Origin:
+def _stream_origin(stream: BinaryIO, what: str, format: Format) -> Origin:
+    """What comes once, such as from a pipe."""
     if format in ("dir", "oci-dir"):
-        raise UsageError(f"standard input is no directory: leave out --format {format}")
+        raise UsageError(f"{what} is no directory: leave out --format {format}")
     if format == "tar":
         return RootOrigin(stream, format)
     peeked = PeekedStream(open_stream(stream), _PEEK)

@@ -20,6 +20,14 @@ class Packing:
         return CompressedStream(tar, self.compression, level=self.level, jobs=self.jobs)
 
     @property
+    def layers_at_once(self) -> int:
+        """How many layers are compressed at the same time where nothing else is said.
+
+        zstd's own threads take 130 MB for a layer at level 3, and 280 MB at 19: there one layer keeps them all busy.
+        """
+        return 1 if self.compression == "zstd" else 3
+
+    @property
     def plain(self) -> bool:
         """Whether a layer goes out as the tar it is."""
         return self.compression == "none"

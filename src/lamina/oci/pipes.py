@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from lamina.errors import OciError
+from lamina.errors import LaminaError, OciError, SourceError
 from lamina.pool.names import printable
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class PeekedStream(io.RawIOBase):
         try:
             while len(head) < count and (more := stream.read(count - len(head))):
                 head += more
-        except Exception as error:  # what a damaged compressed file raises, each library has its own for it
-            self._error = error
+        except Exception as error:
+            self._error = _as_source_error(error)
         self.head = bytes(head)
         self._left = memoryview(self.head)
 
@@ -122,7 +122,10 @@ class PeekedStream(io.RawIOBase):
             return count
         if self._error is not None:
             raise self._error
-        count = self._stream.readinto(view)  # type: ignore[attr-defined]
+        try:
+            count: int | None = self._stream.readinto(view)  # type: ignore[attr-defined]
+        except Exception as error:
+            raise _as_source_error(error) from error
         return count or 0
 
     def close(self) -> None:
@@ -130,3 +133,10 @@ class PeekedStream(io.RawIOBase):
         if not self.closed:
             super().close()
             self._stream.close()
+
+
+def _as_source_error(error: Exception) -> Exception:
+    """What a damaged compressed file raises, each library has its own class for it; others as they are."""
+    if isinstance(error, (LaminaError, OSError, ValueError)):
+        return error
+    return SourceError(f"the compressed archive is damaged: {printable(str(error)[:_LONGEST_REASON])}")

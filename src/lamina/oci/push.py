@@ -7,11 +7,12 @@ remembered, so that the same layer is not compressed again for the same registry
 import io
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lamina.errors import OciError, RegistryError
+from lamina.errors import LaminaError, OciError, RegistryError
 from lamina.oci.compressing import CompressedStream
 from lamina.oci.forms import known_forms
 from lamina.oci.inspecting import SOURCE, repository_of
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from lamina.oci.registry.client import Registry
     from lamina.oci.registry.reference import Reference
     from lamina.pool.pool import Pool
-
-JOBS = 3
-"""Layers at the same time; each is compressed by several threads."""
 
 PUSHED = "lamina:pushed"
 """User property of an image: where it was pushed to, the last place first, separated by blanks."""
@@ -73,18 +71,18 @@ def push(
     packing: Packing,
     *,
     anew: bool = False,
-    jobs: int = JOBS,
+    jobs: int | None = None,
     watcher: LayerWatcher | None = None,
 ) -> PushReport:
     """Bring the snapshot ``name`` to a registry as ``reference``, which has a tag.
 
     The original's compressed layers are what the registry is asked for first; ``anew``: only those that ``packing``
-    makes. Raises ``RegistryError``, ``DamagedData``, ``LaminaError``; the tag then shows what it showed before.
+    makes; ``jobs``: layers at the same time. Raises ``RegistryError``, ``DamagedData``, ``LaminaError``; the tag then shows what it showed before.
     """
     began = time.monotonic()
     with outgoing(pool, name) as image:
         work = _Push(pool, registry, image, reference, packing, anew, watcher or Nobody())
-        layers = work.layers(jobs)
+        layers = work.layers(jobs or packing.layers_at_once)
         config = image.config([layer.diff_id for layer in layers])
         _push_config(registry, reference, config)
         manifest, media_type = make_manifest(image.original, config, work.blobs(layers))
@@ -142,7 +140,8 @@ class _Push:
                 run_together(tasks, jobs, streams, lambda: None)
         finally:
             for blob in self._made.values():
-                remember_blob(self.pool, blob.digest, blob.diff_id, blob.media_type, blob.size)
+                with suppress(LaminaError):  # it only saves work the next time
+                    remember_blob(self.pool, blob.digest, blob.diff_id, blob.media_type, blob.size)
         first = {layer.diff_id: layer.position for layer in distinct}
         return [self._done[first[layer.diff_id]] for layer in self.image.layers]
 
@@ -278,4 +277,5 @@ def _note(pool: "Pool", name: str, place: str) -> None:
     """Remember where an image was pushed to: its layers can be mounted from there."""
     value = pool.get(name, [PUSHED])[PUSHED].value
     others = [one for one in str(value or "").split() if repository_of(one) != repository_of(place)]
-    pool.set([name], {PUSHED: " ".join([place, *others][:_MOST_PLACES])})
+    with suppress(LaminaError):  # the image is there, whatever becomes of the note
+        pool.set([name], {PUSHED: " ".join([place, *others][:_MOST_PLACES])})

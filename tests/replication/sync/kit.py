@@ -10,7 +10,6 @@ from typing import IO, Any
 import pytest
 
 from lamina.errors import LaminaError
-from lamina.replication.sync import session as sessions
 from lamina.replication.sync.places import parse_place
 from lamina.replication.sync.serving import serve
 from lamina.replication.sync.session import Session, SyncReport
@@ -171,11 +170,9 @@ def sync(
 ) -> SyncReport:
     """One sync over pipes; a far side where a place has a host, else the destination is the far one all the same."""
     one, other = parse_place(source), parse_place(destination)
-    remote = type("Remote", (ThreadRemote,), {"wire": wire or Wire(), "body": staticmethod(body or serve)})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions, "RemoteLamina", remote)
-        session = Session(one, other, Terms(one.name, other.name, **terms), retries=retries, sleep=lambda _: None)
-        return session.run()
+    remote: Any = type("Remote", (ThreadRemote,), {"wire": wire or Wire(), "body": staticmethod(body or serve)})
+    asked = Terms(one.name, other.name, **terms)
+    return Session(one, other, asked, retries=retries, sleep=lambda _: None, connect=remote).run()
 
 
 def refused(source: str, destination: str, **terms: Any) -> str:

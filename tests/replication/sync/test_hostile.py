@@ -198,7 +198,7 @@ PULLED: dict[str, tuple[Body, str]] = {
             (Say.DATASET, DATASET.replace(b'""', b'"../x"')),
             question(0),
         ),
-        "",
+        "the connection to 'nas:tank/i' ended",
     ),
     "a wide key": (proposing((Say.BEGIN, begin()), (Say.DATASET, DATASET), question(5, 99)), "'width' in the frame"),
     "a narrow key": (proposing((Say.BEGIN, begin()), (Say.DATASET, DATASET), question(5, 0)), "'width' in the frame"),

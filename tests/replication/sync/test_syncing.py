@@ -356,10 +356,10 @@ def test_a_key_that_begins_like_another(
     """So few bytes of each key are sent that some are taken for others: a second try asks in full."""
     from lamina.replication.sync import proposal, sender
 
-    for number in range(300):
-        with back._writer() as writer:
+    with back._writer() as writer:
+        for number in range(300):
             writer.put(b"%d" % number * 100, 1)
-            writer.flush()
+        writer.flush()
     for number in (1, 2, 3):
         tank.import_image(library[number].path, f"tank/i@{number}")
     monkeypatch.setattr(sender, "width", lambda asked, objects: 1)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from lamina.oci.push import PushReport
     from lamina.pool import Pool
 
-_JOBS = 3
-
 
 def run(arguments: Arguments) -> int:
     """Push one image."""
@@ -84,9 +82,9 @@ def _opened(name: str) -> "Pool":
     return pool
 
 
-def _jobs(word: str | None) -> int:
+def _jobs(word: str | None) -> int | None:
     if word is None:
-        return _JOBS
+        return None
     if not (word.isascii() and word.isdigit() and 1 <= int(word) <= 64):
         raise UsageError(f"invalid number of jobs '{printable(word)}': 1 to 64 is expected")
     return int(word)
@@ -135,7 +133,7 @@ it needs is there. Credentials are those of 'docker login' and 'podman login'.""
             completes="=gzip zstd none",
         ),
         Option("", "level", "how hard to compress: gzip 1 to 9 (default 3), zstd 1 to 19 (default 3)", "number"),
-        Option("J", "jobs", f"layers at the same time (default {_JOBS})", "number"),
+        Option("J", "jobs", "layers at the same time (default 3, with zstd 1)", "number"),
         *REGISTRY_FLAGS,
         Option("q", "quiet", "print only the digest"),
         JSON,
@@ -144,7 +142,7 @@ it needs is there. Credentials are those of 'docker login' and 'podman login'.""
         ("To a registry in the house", "lamina image push tank/images/app@v2 registry.example.com:5000/team/app:v2"),
         (
             "With a password from a file",
-            "lamina image push --username ann --password-stdin tank/app@v2 registry.example.com/app < token",
+            "lamina image push --username ann --password-stdin tank/app@v2 example.com/app < token",
         ),
         ("As zstd", "lamina image push --compression zstd tank/images/app@v2 registry.example.com/app:v2"),
     ),

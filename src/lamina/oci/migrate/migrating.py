@@ -16,6 +16,7 @@ from lamina.oci.migrate.units import Part, Source, Unit
 from lamina.oci.migrate.verifying import verify_image
 from lamina.oci.registry.reference import parse_reference
 from lamina.pool.importing.imageindex import image_of
+from lamina.pool.importing.interrupts import Interrupts
 from lamina.pool.importing.tags import remove_tag, tag_image
 from lamina.pool.names import printable
 
@@ -83,6 +84,8 @@ class Migration:
         self._begin = begin
         self._progress = progress
         self._verified = verified
+        self._interrupted = False
+        """Whether Ctrl-C came while an original was removed, which is not broken off."""
 
     # -- planning -------------------------------------------------------------------------------------------------
 
@@ -168,6 +171,8 @@ class Migration:
                 cramped.append(result)
             else:
                 yield result
+            if self._interrupted:
+                raise KeyboardInterrupt
             if not waiting and cramped and made_room:
                 waiting, cramped, made_room = [result.unit for result in cramped], [], False
         yield from cramped
@@ -212,8 +217,15 @@ class Migration:
         if unit.kept is not None:
             return replace(result, state=LEFT, why=f"it is left at the source: {unit.kept}"), False
         self._begin(f"removing {printable(result.label)}")
+        done = False
         try:
-            self._source.remove(unit)
+            with Interrupts():
+                self._source.remove(unit)
+                done = True
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            self._interrupted = True
         except LaminaError as error:
             return replace(result, state=LEFT, why=f"it is in the pool, but not removed: {error}"), False
         return replace(result, removed=True), False

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from lamina.store.writer import StoreWriter
 
 _BUFFER = 1 << 20
+_SPOOL = 48 << 20
+"""Bytes of items held in memory beside the names of all files: 180,000 of them, an image of 48,000 files."""
 _ENDED = "the import that the layer belongs to has ended"
 
 
@@ -260,7 +262,7 @@ class LayeredImport:
         documents = self._put(config), self._put(manifest) if manifest is not None else None
         self._writer.flush()
         reaching = Reaching(self._writer, pool.store, self._compression)
-        with contextlib.closing(ItemSpool(pool.path / files.TEMPORARY)) as spool:
+        with contextlib.closing(ItemSpool(pool.path / files.TEMPORARY, _SPOOL)) as spool:
             try:
                 flat = self._flat(spool, diff_ids, layers)
                 area = area_items({key: (layer.size, layer.extents()) for key, layer in layers.items()}, *documents)

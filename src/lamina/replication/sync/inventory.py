@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lamina.errors import StreamError
 from lamina.pool.names import check_dataset_name
-from lamina.replication.grammar import MOST_KEPT
 from lamina.replication.messages import KEPT_AT_ONCE, MOST_DATASETS, Kept
 from lamina.replication.sync.protocol import Channel, Said, Say
 from lamina.store.record import Kind
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+MOST_HERE = 400_000
+"""Snapshots that one side may name: 100 MB of memory."""
 SHORT_ROOT = 8
 """Bytes of a root's key that stand for it."""
 _ROOTS_AT_ONCE = 1 << 16
@@ -78,7 +79,7 @@ class Inventory:
             here = channel.hear(Say.HERE).fields()
             name, count = here.text("name"), here.number("snapshots")
             snapshots += count
-            if snapshots > MOST_KEPT or name in found.datasets:
+            if snapshots > MOST_HERE or name in found.datasets:
                 raise here.refuse("snapshots")
             found.datasets[name] = _heard(channel, number, count)
         while len(found.roots) < roots:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lamina.errors import StreamError
-from lamina.replication.grammar import MOST_KEPT
 from lamina.replication.messages import KEPT_AT_ONCE, Begin, Kept, SentDataset, SentSnapshot
 from lamina.replication.sync.choosing import Chosen
-from lamina.replication.sync.inventory import SHORT_ROOT, chunks, short_roots
+from lamina.replication.sync.inventory import MOST_HERE, SHORT_ROOT, chunks, short_roots
 from lamina.replication.sync.protocol import Channel, Said, Say
 from lamina.replication.sync.shortkeys import LEAST, MOST_ASKED, WHOLE
 
@@ -55,7 +54,7 @@ class Proposal:
                 )
                 return found
             count += found._add(said)
-            if count > MOST_KEPT or len(found.roots) > _MOST_ROOTS:
+            if count > MOST_HERE or len(found.roots) > _MOST_ROOTS:
                 raise StreamError("what the other side says makes no sense: more names than there can be")
 
     def _add(self, said: Said) -> int:

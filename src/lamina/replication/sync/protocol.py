@@ -26,8 +26,9 @@ VERSIONS = (1, 1)
 GREETING = struct.Struct("<8sHH")
 LEAST_BUFFER = 1 << 18
 """Bytes that the buffer of what is read from has at least."""
-MOST_TALK = 64 << 20
-"""Bytes of names and figures that the other side may say: about a million snapshots."""
+MOST_TALK = 32 << 20
+"""Bytes of names and figures that the other side may say. All of it is held in memory: about 100,000 snapshots that
+are to come, or 400,000 that are there."""
 _MOST_UNHEARD = 1000
 """Frames that may lie before the one that says why nobody reads any more."""
 _SHOWN = 120

@@ -1,7 +1,7 @@
 """A sync as the side sees it at which the user sits: it runs the other side, and tries again where that is lost."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lamina.errors import ConnectionLost, FarError, LaminaError, MissingObjects, SourceError, StreamError
@@ -46,7 +46,7 @@ class Session:
     """One command's. ``ssh``: the command line to use instead of ssh; ``retries``: tries in a row that may get nowhere.
 
     ``outlook`` is called at each try once it is known what will be done, ``progress`` with bytes of the stream and
-    their total, ``tell`` with a line for each new try.
+    their total, ``tell`` with a line for each new try. ``connect`` runs the other side.
     """
 
     source: Place
@@ -58,6 +58,7 @@ class Session:
     progress: Callable[[int, int], None] | None = None
     tell: Callable[[str], None] | None = None
     sleep: Callable[[float], None] = time.sleep
+    connect: Callable[[str | None, Sequence[str], str | None], RemoteLamina] = RemoteLamina
     _report: SyncReport = field(default_factory=SyncReport, init=False)
     _connected: bool = field(default=False, init=False)
     """Whether the other side ever answered."""
@@ -99,7 +100,7 @@ class Session:
     def _try(self) -> None:
         far = self._far
         self._report.tries += 1
-        remote = RemoteLamina(far.host, ["__sync"], self.ssh)
+        remote = self.connect(far.host, ["__sync"], self.ssh)
         channel = Channel(remote.answers, remote.requests)
         side: Sender | Receiver | None = None
         try:
