@@ -123,10 +123,9 @@ class PeekedStream(io.RawIOBase):
         if self._error is not None:
             raise self._error
         try:
-            count: int | None = self._stream.readinto(view)  # type: ignore[attr-defined]
+            return self._stream.readinto(view) or 0  # type: ignore[attr-defined]
         except Exception as error:
             raise _as_source_error(error) from error
-        return count or 0
 
     def close(self) -> None:
         """Close the stream too."""

@@ -77,7 +77,8 @@ def push(
     """Bring the snapshot ``name`` to a registry as ``reference``, which has a tag.
 
     The original's compressed layers are what the registry is asked for first; ``anew``: only those that ``packing``
-    makes; ``jobs``: layers at the same time. Raises ``RegistryError``, ``DamagedData``, ``LaminaError``; the tag then shows what it showed before.
+    makes. ``jobs``: layers at the same time. Raises ``RegistryError``, ``DamagedData``, ``LaminaError``; the tag then
+    shows what it showed before.
     """
     began = time.monotonic()
     with outgoing(pool, name) as image:

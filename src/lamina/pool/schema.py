@@ -180,7 +180,8 @@ CREATE TABLE share(
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE resized(object INTEGER PRIMARY KEY, stored INTEGER NOT NULL) STRICT;
 CREATE TRIGGER object_resized AFTER UPDATE OF stored ON object WHEN old.stored <> new.stored BEGIN
-    INSERT OR REPLACE INTO resized(object, stored) VALUES (new.id, new.stored);
+    INSERT INTO resized(object, stored) VALUES (new.id, new.stored)
+        ON CONFLICT(object) DO UPDATE SET stored = excluded.stored;
 END;
 """
 """``tree``: every root that a name may refer to, with its totals and the row numbers of all objects it reaches (a

@@ -344,7 +344,6 @@ def test_what_is_damaged_there_comes_anew(
     location = next(one for one in back.store.locate(shared).values() if one.kind == 1)
     with back._database.transaction():
         back._database.execute("UPDATE object SET condemned = -1, stored = 0 WHERE id = ?", (location.id,))
-        back._database.execute("DELETE FROM resized")
     report = sync("tank/i", "back/i")
     assert report.tries == 2
     assert contents(back, "back/i@2") == contents(tank, "tank/i@2")

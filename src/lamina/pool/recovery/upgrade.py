@@ -129,6 +129,8 @@ def _change_tables(database: Database) -> None:
         elif new != old:
             _replace_table(database, table, wanted[table], [row[0] for row in new], [row[0] for row in old])
     fresh.close()
+    for (trigger,) in database.query("SELECT name FROM sqlite_schema WHERE type = 'trigger'"):
+        database.execute(f"DROP TRIGGER {trigger}")  # it may do something else by now
     left = {name for (name,) in database.query("SELECT name FROM sqlite_schema")}
     for name, statement in wanted.items():
         if name not in left:
