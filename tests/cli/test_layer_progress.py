@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from lamina.cli.layerprogress import LayerLines, short
-from lamina.oci.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING
+from lamina.oci.incoming.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING
 from tests.cli.terminal import Terminal
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")

@@ -36,9 +36,9 @@ def call(*words: object) -> int:
 
 def put(tank: Pool, image: BuiltImage, name: str, scratch: Path) -> BuiltImage:
     """Have an image in the pool."""
-    from lamina.oci.files import DirectoryFiles
-    from lamina.oci.importing import import_images
-    from lamina.oci.origins import FilesOrigin
+    from lamina.oci.incoming.files import DirectoryFiles
+    from lamina.oci.incoming.importing import import_images
+    from lamina.oci.incoming.origins import FilesOrigin
 
     layout = write_layout(scratch / f"layout-{hashlib.sha256(name.encode()).hexdigest()[:12]}", {"one": image})
     import_images(tank, FilesOrigin(DirectoryFiles(layout), "oci-dir"), name)

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.errors import OciError, RegistryError, UsageError
-from lamina.oci.blobs import BlobReader, layer_limit, open_tar, read_blob
-from lamina.oci.compressing import CompressedStream
-from lamina.oci.models import DOCKER_LAYER, OCI_LAYER, digest_of
-from lamina.oci.zstdframes import FrameWalker
+from lamina.oci.formats.models import DOCKER_LAYER, OCI_LAYER, digest_of
+from lamina.oci.formats.zstdframes import FrameWalker
+from lamina.oci.incoming.blobs import BlobReader, layer_limit, open_tar, read_blob
+from lamina.oci.outgoing.compressing import CompressedStream
 
 DATA = random.Random(1).randbytes(700_000) + bytes(2_000_000) + b"end" * 1000
 GZIP, ZSTD = zlib.compress(DATA, 1, 31), zstandard.compress(DATA, 3)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lamina.oci.models import digest_of
+from lamina.oci.formats.models import digest_of
 from tests.oci.building import BuiltImage, directory, docker_archive, file, layer, whiteout
 from tests.oci.taking import Tank
 

@@ -17,8 +17,15 @@ from pathlib import Path
 import pytest
 
 from lamina.errors import LaminaError, NotFound, OciError
-from lamina.oci.engines import Containerd, ContainersStorage, DockerDaemon, _SocketConnection, engine_image, engine_of
-from lamina.oci.pipes import PolledStream, ProcessStream
+from lamina.oci.incoming.engines import (
+    Containerd,
+    ContainersStorage,
+    DockerDaemon,
+    _SocketConnection,
+    engine_image,
+    engine_of,
+)
+from lamina.oci.incoming.pipes import PolledStream, ProcessStream
 from tests.oci.building import BuiltImage, directory, docker_archive, file, layer, whiteout, write_layout
 from tests.oci.programs import need, run
 from tests.oci.taking import Tank

@@ -26,11 +26,11 @@ from hypothesis import strategies as st
 
 from lamina.errors import Busy, DamagedData, NoSpace, OciError
 from lamina.ingest.tar import TarReader
-from lamina.oci.export import FORMATS, Format, default_packing, export_image
-from lamina.oci.machine import architecture_of
-from lamina.oci.packing import Packing
+from lamina.oci.outgoing.export import FORMATS, Format, default_packing, export_image
+from lamina.oci.outgoing.machine import architecture_of
+from lamina.oci.outgoing.packing import Packing
+from lamina.oci.outgoing.tarwriting import Header, ending
 from lamina.oci.registry.reference import parse_reference
-from lamina.oci.tarwriting import Header, ending
 from lamina.pool import Pool
 from tests.oci import programs
 from tests.oci.building import (
@@ -599,7 +599,7 @@ def test_a_reader_that_goes_away(tank: Pool, tmp_path: Path) -> None:
 
 
 def test_two_at_one_layout(tank: Pool, tmp_path: Path) -> None:
-    from lamina.oci.layoutwriting import LayoutWriter
+    from lamina.oci.outgoing.layoutwriting import LayoutWriter
 
     put(tank, BuiltImage([BASE]), "tank/i/a@1", tmp_path)
     with LayoutWriter(str(tmp_path / "layout")), pytest.raises(Busy, match="another process adds to it"):

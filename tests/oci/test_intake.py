@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 import pytest
 
 from lamina.errors import OciError, SourceError
-from lamina.oci.intake import Streams, check_image, run_together, take_image, take_layers
-from lamina.oci.models import OCI_LAYER
-from lamina.oci.source import Image, LayerBlob
-from lamina.oci.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING
+from lamina.oci.formats.models import OCI_LAYER
+from lamina.oci.incoming.intake import Streams, check_image, run_together, take_image, take_layers
+from lamina.oci.incoming.source import Image, LayerBlob
+from lamina.oci.incoming.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING
 from lamina.pool import Pool
 from tests.oci.building import BuiltImage, digest_of, docker_archive, file, layer
 from tests.oci.taking import Tank

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lamina.oci.models import digest_of
-from lamina.oci.platforms import local_platform
+from lamina.oci.formats.models import digest_of
+from lamina.oci.formats.platforms import local_platform
 from tests.oci.building import (
     OCI_INDEX,
     OCI_MANIFEST,

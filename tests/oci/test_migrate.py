@@ -134,7 +134,7 @@ def test_a_file_stays_until_all_its_images_are_in(
 def test_damage_after_the_import_keeps_the_original(
     tank: Pool, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lamina.oci import importing
+    from lamina.oci.incoming import importing
 
     real = importing.import_images
 

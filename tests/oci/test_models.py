@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.errors import LaminaError, OciError, UsageError
-from lamina.oci.documents import MAX_CONFIG, Fields, parse_json
-from lamina.oci.models import (
+from lamina.oci.formats.documents import MAX_CONFIG, Fields, parse_json
+from lamina.oci.formats.models import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     OCI_CONFIG,
@@ -25,7 +25,7 @@ from lamina.oci.models import (
     parse_config,
     parse_manifest,
 )
-from lamina.oci.platforms import Platform, local_platform, parse_platform
+from lamina.oci.formats.platforms import Platform, local_platform, parse_platform
 from tests.oci.building import BuiltImage, descriptor, file, layer
 
 D = "sha256:" + "0" * 64

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from lamina.oci.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING
+from lamina.oci.incoming.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING
 from lamina.pool.names import printable
 from lamina.pool.units import format_size
 

@@ -127,8 +127,7 @@ def pack_status(status: os.stat_result, nlink: int, parent: int) -> bytes:
 def pack_fields(
     mode: int, uid: int, gid: int, nlink: int, size: int, times: tuple[int, int, int], rdev: int, parent: int
 ) -> bytes:
-    """Value of an INODE item, ``times`` being mtime, ctime and atime in ns: what importing a tar does for every file.
-    """
+    """Value of an INODE item, ``times`` being mtime, ctime and atime in ns: what a tar import does for each file."""
     mtime, ctime, atime = times
     return _INODE.pack(
         *(mode, uid, gid, nlink, size, mtime // NS, mtime % NS, ctime // NS, ctime % NS, atime // NS, atime % NS),

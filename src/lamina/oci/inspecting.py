@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import LaminaError, NotFound
-from lamina.oci.documents import MAX_CONFIG, parse_json
-from lamina.oci.models import Config, Manifest, parse_config, parse_manifest
+from lamina.oci.formats.documents import MAX_CONFIG, parse_json
+from lamina.oci.formats.models import Config, Manifest, parse_config, parse_manifest
 from lamina.pool.names import check_snapshot_name, printable, split_snapshot
 
 if TYPE_CHECKING:

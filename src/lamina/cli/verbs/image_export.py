@@ -11,7 +11,7 @@ from lamina.errors import AccessDenied, NoSpace, UsageError
 from lamina.pool.names import check_snapshot_name, printable
 
 if TYPE_CHECKING:
-    from lamina.oci.export import ExportReport, Format
+    from lamina.oci.outgoing.export import ExportReport, Format
     from lamina.oci.registry.reference import Reference
     from lamina.pool import Pool
 
@@ -32,8 +32,8 @@ def run(arguments: Arguments) -> int:
         output = "-"
     if output == "-" and json:
         raise UsageError("standard output is the archive: -j needs -o FILE")
-    from lamina.oci.export import default_packing, export_image
-    from lamina.oci.packing import parse_packing
+    from lamina.oci.outgoing.export import default_packing, export_image
+    from lamina.oci.outgoing.packing import parse_packing
 
     compression = arguments.value("compression") or default_packing(format_)
     packing = parse_packing(compression, arguments.value("level"), arguments.value("jobs"))
@@ -71,7 +71,7 @@ def _opened(name: str) -> "Pool":
 
 
 def _format(word: str | None) -> "Format":
-    from lamina.oci.export import FORMATS
+    from lamina.oci.outgoing.export import FORMATS
 
     for known in FORMATS:
         if word in (None, known):
@@ -96,7 +96,7 @@ def _own_name(pool: "Pool", name: str, format_: "Format") -> "Reference | None":
     """The name in the archive where --tag gives none."""
     if format_ == "rootfs-tar":
         return None
-    from lamina.oci.naming import reference_of
+    from lamina.oci.outgoing.naming import reference_of
 
     found = reference_of(pool, name)
     if found is None:

@@ -25,8 +25,8 @@ from lamina.pool.units import parse_size
 
 if TYPE_CHECKING:
     from lamina.ingest.progress import Progress
-    from lamina.oci.importing import Choice
-    from lamina.oci.origins import Format
+    from lamina.oci.incoming.importing import Choice
+    from lamina.oci.incoming.origins import Format
     from lamina.pool import ImportReport, Pool
 
 _COLUMNS = (
@@ -128,7 +128,7 @@ def _pairs(operands: list[str]) -> list[_Pair]:
 
 
 def _format(word: str | None) -> "Format":
-    from lamina.oci.origins import FORMATS
+    from lamina.oci.incoming.origins import FORMATS
 
     for known in FORMATS:
         if word in (None, known):
@@ -139,8 +139,8 @@ def _format(word: str | None) -> "Format":
 
 
 def _choice(arguments: Arguments, sources: int) -> "Choice":
-    from lamina.oci.importing import Choice
-    from lamina.oci.platforms import parse_platform
+    from lamina.oci.formats.platforms import parse_platform
+    from lamina.oci.incoming.importing import Choice
 
     image, platform, limit = (arguments.value(name) for name in ("image", "platform", "max-layer-size"))
     if image is not None and sources > 1:
@@ -233,7 +233,7 @@ def _import(source: str, name: str | None, how: _How, stop: threading.Event) -> 
 
     if stop.is_set():
         raise _Cancelled
-    from lamina.oci.importing import named_error
+    from lamina.oci.incoming.importing import named_error
 
     try:
         return _take(source, name, how, progress)
@@ -242,7 +242,7 @@ def _import(source: str, name: str | None, how: _How, stop: threading.Event) -> 
 
 
 def _take(source: str, name: str | None, how: _How, progress: "Callable[[Progress], None]") -> "ImportReport":
-    from lamina.oci.origins import RootOrigin, open_origin
+    from lamina.oci.incoming.origins import RootOrigin, open_origin
     from lamina.pool import pool_of
 
     platform = how.choice.platform
@@ -255,7 +255,7 @@ def _take(source: str, name: str | None, how: _How, progress: "Callable[[Progres
             if isinstance(origin, RootOrigin):
                 assert name is not None
                 return pool.import_image(origin.source, name, progress=progress, format=origin.format)
-            from lamina.oci.importing import import_images
+            from lamina.oci.incoming.importing import import_images
 
             return import_images(pool, origin, name or partial(_name, pool, source), how.choice, progress=progress)
 
@@ -284,7 +284,7 @@ def _only_pool(source: str) -> str:
 
 def _name(pool: "Pool", source: str, hint: str | None) -> str:
     """The name in the pool of an image by the name that it has in its archive."""
-    from lamina.oci.importing import name_for
+    from lamina.oci.incoming.importing import name_for
     from lamina.pool.importing.tags import images_dataset
 
     name = name_for(images_dataset(pool), hint, f"'{printable(source)}'")

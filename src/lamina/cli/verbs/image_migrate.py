@@ -12,7 +12,7 @@ from lamina.pool.names import check_dataset_name, pool_of_name, printable
 from lamina.pool.units import format_size, parse_size
 
 if TYPE_CHECKING:
-    from lamina.oci.importing import Choice
+    from lamina.oci.incoming.importing import Choice
     from lamina.oci.migrate.migrating import Migration, Result
     from lamina.oci.migrate.units import Unit
 
@@ -149,8 +149,8 @@ def _as_json(result: "Result") -> dict[str, object]:
 
 
 def _choice(arguments: Arguments) -> "Choice":
-    from lamina.oci.importing import Choice
-    from lamina.oci.platforms import parse_platform
+    from lamina.oci.formats.platforms import parse_platform
+    from lamina.oci.incoming.importing import Choice
 
     platform, limit = arguments.value("platform"), arguments.value("max-layer-size")
     try:

@@ -15,8 +15,8 @@ from lamina.pool.units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lamina.oci.platforms import Platform
-    from lamina.oci.pull import Pulled
+    from lamina.oci.formats.platforms import Platform
+    from lamina.oci.incoming.pull import Pulled
     from lamina.oci.registry.client import Registry
     from lamina.oci.registry.reference import Reference
     from lamina.pool import Pool
@@ -46,7 +46,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError("missing reference argument")
     if len(arguments.operands) > 2:
         raise UsageError("too many arguments")
-    from lamina.oci.platforms import parse_platform
+    from lamina.oci.formats.platforms import parse_platform
     from lamina.oci.registry.reference import parse_reference
 
     text, dest = (*arguments.operands, None)[:2]
@@ -99,7 +99,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _pull(pool: "Pool", registry: "Registry", reference: "Reference", how: _How, lines: LayerLines) -> "Pulled":
-    from lamina.oci.pull import check_repository, pull, resolve, target
+    from lamina.oci.incoming.pull import check_repository, pull, resolve, target
     from lamina.pool.importing.tags import images_dataset
 
     name = target(reference, how.dest, lambda: images_dataset(pool))

@@ -12,7 +12,7 @@ from lamina.pool.names import check_snapshot_name, printable
 from lamina.pool.units import format_size
 
 if TYPE_CHECKING:
-    from lamina.oci.push import PushReport
+    from lamina.oci.outgoing.push import PushReport
     from lamina.pool import Pool
 
 
@@ -23,10 +23,10 @@ def run(arguments: Arguments) -> int:
     if len(arguments.operands) > 2:
         raise UsageError("too many arguments")
     name, text = arguments.operands
-    from lamina.oci.packing import parse_packing
-    from lamina.oci.push import MOUNTED, push
+    from lamina.oci.incoming.states import COMPLETE, DOWNLOADING, EXISTS, WAITING
+    from lamina.oci.outgoing.packing import parse_packing
+    from lamina.oci.outgoing.push import MOUNTED, push
     from lamina.oci.registry.reference import parse_reference
-    from lamina.oci.states import COMPLETE, DOWNLOADING, EXISTS, WAITING
 
     reference = parse_reference(text)
     if reference.digest is not None:

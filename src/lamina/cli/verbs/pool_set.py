@@ -31,8 +31,8 @@ COMMAND = Command(
     description="""
 Sets a property of the pool itself. Properties of datasets are set with 'lamina set'. An empty value takes it away.
 
-  comment  up to 32 printable ASCII characters, which 'lamina pool get' and 'lamina pool import' show
-  images   the dataset below which 'lamina image pull' puts what is not told where to go; tank/images unless set""",
+  comment  up to 32 printable ASCII characters, shown by 'lamina pool get' and 'pool import'
+  images   where 'lamina image pull' puts what is not told where to go (default: tank/images)""",
     examples=(
         ("Note what it is for", "lamina pool set comment='team vision' tank"),
         ("Pull images to another place", "lamina pool set images=tank/registry tank"),

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lamina.errors import NotFound, OciError
-from lamina.oci.engines import Containerd, ContainersStorage, DockerDaemon, Engine, EngineImage, _run
+from lamina.oci.incoming.engines import Containerd, ContainersStorage, DockerDaemon, Engine, EngineImage, _run
+from lamina.oci.incoming.origins import StreamOrigin
 from lamina.oci.migrate.units import Part, Unit
-from lamina.oci.origins import StreamOrigin
 from lamina.pool.names import printable
 
 

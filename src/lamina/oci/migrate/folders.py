@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lamina.errors import LaminaError, OciError
+from lamina.oci.formats.models import digest_of
+from lamina.oci.formats.platforms import Platform
+from lamina.oci.incoming.origins import FilesOrigin, RootOrigin, StreamOrigin, open_origin, open_store
+from lamina.oci.incoming.passing import PassingArchive
+from lamina.oci.incoming.source import Image
 from lamina.oci.migrate.units import Part, Unit
-from lamina.oci.models import digest_of
-from lamina.oci.origins import FilesOrigin, RootOrigin, StreamOrigin, open_origin, open_store
-from lamina.oci.outputs import sync_directory
-from lamina.oci.passing import PassingArchive
-from lamina.oci.platforms import Platform
-from lamina.oci.source import Image
+from lamina.oci.outgoing.outputs import sync_directory
 from lamina.pool.names import printable
 
 _PIECE = 1 << 20

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from lamina.errors import OciError
-from lamina.oci.documents import MAX_DOCUMENT, parse_json
-from lamina.oci.files import DirectoryFiles
-from lamina.oci.layout import INDEX, Layout, blob_path
+from lamina.oci.formats.documents import MAX_DOCUMENT, parse_json
+from lamina.oci.formats.models import INDEX_TYPES, MANIFEST_TYPES
+from lamina.oci.formats.platforms import Platform
+from lamina.oci.incoming.files import DirectoryFiles
+from lamina.oci.incoming.layout import INDEX, Layout, blob_path
+from lamina.oci.incoming.origins import FilesOrigin
 from lamina.oci.migrate.folders import more_platforms, part_of, with_repository
 from lamina.oci.migrate.units import Part, Unit
-from lamina.oci.models import INDEX_TYPES, MANIFEST_TYPES
-from lamina.oci.origins import FilesOrigin
-from lamina.oci.outputs import sync_directory
-from lamina.oci.platforms import Platform
+from lamina.oci.outgoing.outputs import sync_directory
 from lamina.pool.names import printable
 
 _DOCUMENTS = (*INDEX_TYPES, *MANIFEST_TYPES)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lamina.errors import AlreadyExists, LaminaError, NoSpace, OciError, UsageError
-from lamina.oci.importing import Choice, import_images, name_for
+from lamina.oci.incoming.importing import Choice, import_images, name_for
 from lamina.oci.inspecting import SOURCE
 from lamina.oci.migrate.units import Part, Source, Unit
 from lamina.oci.migrate.verifying import verify_image

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from lamina.errors import NotFound, UsageError
-from lamina.oci.engines import CONTAINERD, DOCKER, STORAGE, Containerd, Engine, engine_of
+from lamina.oci.formats.platforms import Platform
+from lamina.oci.incoming.engines import CONTAINERD, DOCKER, STORAGE, Containerd, Engine, engine_of
 from lamina.oci.migrate.engines import EngineStore
 from lamina.oci.migrate.folders import Folder
 from lamina.oci.migrate.layouts import LayoutDirectory
 from lamina.oci.migrate.units import Source
-from lamina.oci.platforms import Platform
 from lamina.pool.names import printable
 
 

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from lamina.oci.origins import FilesOrigin, StreamOrigin
+from lamina.oci.incoming.origins import FilesOrigin, StreamOrigin
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from lamina.errors import DamagedData
-from lamina.oci.models import digest_of
-from lamina.oci.outgoing import outgoing
+from lamina.oci.formats.models import digest_of
+from lamina.oci.outgoing.image import outgoing
 from lamina.pool.names import printable
 
 if TYPE_CHECKING:

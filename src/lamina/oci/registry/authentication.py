@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
 from lamina.errors import AuthError, OciError, RegistryError
-from lamina.oci.documents import Fields, parse_json
+from lamina.oci.formats.documents import Fields, parse_json
 from lamina.oci.registry.answer import Answer
 from lamina.oci.registry.challenge import Challenge, parse_challenges
 from lamina.oci.registry.credentials import Credentials, Found

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from lamina.errors import OciError
-from lamina.oci.documents import MAX_CONFIG, MAX_DOCUMENT, Fields, parse_json
-from lamina.oci.files import Files, named_by_content, read_file
-from lamina.oci.layout import check_platform
-from lamina.oci.listing import Listed
-from lamina.oci.models import OCI_LAYER, Config, check_layer_count, digest_of, parse_config
-from lamina.oci.platforms import Platform
-from lamina.oci.source import Image, LayerBlob
+from lamina.oci.formats.documents import MAX_CONFIG, MAX_DOCUMENT, Fields, parse_json
+from lamina.oci.formats.models import OCI_LAYER, Config, check_layer_count, digest_of, parse_config
+from lamina.oci.formats.platforms import Platform
+from lamina.oci.incoming.files import Files, named_by_content, read_file
+from lamina.oci.incoming.layout import check_platform
+from lamina.oci.incoming.listing import Listed
+from lamina.oci.incoming.source import Image, LayerBlob
 from lamina.pool.names import printable
 
 MANIFEST = "manifest.json"

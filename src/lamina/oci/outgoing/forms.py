@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from lamina.oci.models import LAYER_TYPES, OCI_LAYER
-from lamina.oci.outgoing import OutgoingLayer
-from lamina.oci.packing import Packing
+from lamina.oci.formats.models import LAYER_TYPES, OCI_LAYER
+from lamina.oci.outgoing.image import OutgoingLayer
+from lamina.oci.outgoing.packing import Packing
 from lamina.pool.importing.imageindex import Blob
 
 if TYPE_CHECKING:

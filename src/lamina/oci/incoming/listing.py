@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lamina.errors import OciError
-from lamina.oci.platforms import Platform
+from lamina.oci.formats.platforms import Platform
+from lamina.oci.incoming.source import Image
 from lamina.oci.registry.reference import parse_reference
-from lamina.oci.source import Image
 from lamina.pool.names import printable
 
 _SHOWN = 8
@@ -73,7 +73,7 @@ def select(store: Store, wanted: str | None, platform: Platform | None) -> Liste
 
 def _for_platform(images: Sequence[Listed], platform: Platform | None) -> list[Listed]:
     """Those of one platform, where all say theirs; the best where several would do."""
-    from lamina.oci.platforms import local_platform
+    from lamina.oci.formats.platforms import local_platform
 
     wanted = platform or local_platform()
     ranks = [(one.platform.rank(wanted), one) for one in images if one.platform is not None]

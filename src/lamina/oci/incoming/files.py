@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from lamina.errors import OciError, SourceError
 from lamina.ingest import tar
-from lamina.oci.blobs import read_blob
+from lamina.oci.incoming.blobs import read_blob
 from lamina.pool.names import printable
 
 if TYPE_CHECKING:

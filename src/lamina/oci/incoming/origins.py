@@ -12,11 +12,11 @@ from typing import BinaryIO, Literal
 from lamina.errors import OciError, SourceError, UsageError
 from lamina.ingest import tar
 from lamina.ingest.unpacked import open_stream
-from lamina.oci.dockerarchive import MANIFEST, DockerArchive
-from lamina.oci.files import ArchiveFiles, DirectoryFiles, Files, named_by_content
-from lamina.oci.layout import INDEX, LAYOUT, Layout
-from lamina.oci.listing import Store
-from lamina.oci.pipes import PeekedStream, PolledStream
+from lamina.oci.incoming.dockerarchive import MANIFEST, DockerArchive
+from lamina.oci.incoming.files import ArchiveFiles, DirectoryFiles, Files, named_by_content
+from lamina.oci.incoming.layout import INDEX, LAYOUT, Layout
+from lamina.oci.incoming.listing import Store
+from lamina.oci.incoming.pipes import PeekedStream, PolledStream
 from lamina.pool.names import printable
 
 Format = Literal["auto", "dir", "tar", "oci-dir", "oci-archive", "docker-archive"]
@@ -74,7 +74,7 @@ def open_origin(word: str, format: Format = "auto", *, platform: str | None = No
 
     Raises ``OciError``, ``SourceError``, ``UsageError``.
     """
-    from lamina.oci.engines import engine_image
+    from lamina.oci.incoming.engines import engine_image
 
     found = engine_image(word)
     if found is not None:

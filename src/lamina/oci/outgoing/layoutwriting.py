@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lamina.errors import Busy, LaminaError, OciError
-from lamina.oci.documents import MAX_DOCUMENT, parse_json
-from lamina.oci.models import OCI_INDEX, digest_of
-from lamina.oci.outputs import sync_directory, unwritable
+from lamina.oci.formats.documents import MAX_DOCUMENT, parse_json
+from lamina.oci.formats.models import OCI_INDEX, digest_of
+from lamina.oci.outgoing.outputs import sync_directory, unwritable
 from lamina.pool.names import printable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field
 
 from lamina.errors import OciError
-from lamina.oci.documents import MAX_CONFIG, Fields, parse_json
-from lamina.oci.platforms import Platform, local_platform
+from lamina.oci.formats.documents import MAX_CONFIG, Fields, parse_json
+from lamina.oci.formats.platforms import Platform, local_platform
 from lamina.pool.names import printable
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

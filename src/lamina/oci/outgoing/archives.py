@@ -1,7 +1,7 @@
 """Archives of images: a tar of blobs and the documents that name them, written as the blobs come."""
 
-from lamina.oci.outputs import Output
-from lamina.oci.tarwriting import BLOCK, Header, ending, padding
+from lamina.oci.outgoing.outputs import Output
+from lamina.oci.outgoing.tarwriting import BLOCK, Header, ending, padding
 
 
 class ArchiveWriter:

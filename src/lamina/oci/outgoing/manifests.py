@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from lamina.oci.models import (
+from lamina.oci.formats.models import (
     DOCKER_CONFIG,
     DOCKER_LAYER,
     DOCKER_MANIFEST,
@@ -19,7 +19,7 @@ from lamina.oci.models import (
     Manifest,
     digest_of,
 )
-from lamina.oci.packing import Packing
+from lamina.oci.outgoing.packing import Packing
 
 _OF_THE_BLOB = ("containerd.io/snapshot/stargz", "io.github.containers.", "io.containers.")
 """Annotations of a layer that tell of one compressed form of it, by how they begin."""

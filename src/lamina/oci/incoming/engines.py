@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from urllib.parse import quote, urlsplit
 
 from lamina.errors import NotFound, OciError
-from lamina.oci.documents import Fields, parse_json
-from lamina.oci.pipes import ProcessStream
+from lamina.oci.formats.documents import Fields, parse_json
+from lamina.oci.incoming.pipes import ProcessStream
 from lamina.oci.registry.reference import parse_reference
 from lamina.pool.names import printable
 from lamina.pool.units import parse_size

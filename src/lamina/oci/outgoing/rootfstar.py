@@ -23,9 +23,9 @@ from lamina.fs.node import (
 )
 from lamina.fs.types import ROOT_INO, Dirent, Extent, Inode
 from lamina.fs.view import StoredTree
-from lamina.oci import tarwriting
-from lamina.oci.assembling import Piece, assembled
-from lamina.oci.tarwriting import Header, ending, padding, sparse_map
+from lamina.oci.outgoing import tarwriting
+from lamina.oci.outgoing.assembling import Piece, assembled
+from lamina.oci.outgoing.tarwriting import Header, ending, padding, sparse_map
 
 _FEW = 64
 """Extents of a file that are kept between the look for holes and the writing of its data."""

@@ -8,21 +8,21 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from lamina.errors import AlreadyExists, OciError, RegistryError
-from lamina.oci.blobs import read_blob
-from lamina.oci.documents import MAX_CONFIG
+from lamina.oci.formats.documents import MAX_CONFIG
+from lamina.oci.formats.models import Config, Manifest, check_layer_count, choose, parse_config, parse_manifest
+from lamina.oci.incoming.blobs import read_blob
+from lamina.oci.incoming.intake import JOBS, take_image
+from lamina.oci.incoming.source import Image, LayerBlob
+from lamina.oci.incoming.states import EXISTS, WAITING, LayerWatcher, Nobody
 from lamina.oci.inspecting import SOURCE, repository_of
-from lamina.oci.intake import JOBS, take_image
-from lamina.oci.models import Config, Manifest, check_layer_count, choose, parse_config, parse_manifest
 from lamina.oci.registry.reference import Reference
-from lamina.oci.source import Image, LayerBlob
-from lamina.oci.states import EXISTS, WAITING, LayerWatcher, Nobody
 from lamina.pool.names import check_dataset_name, check_snapshot_name, printable, split_snapshot
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from lamina.oci.models import Descriptor
-    from lamina.oci.platforms import Platform
+    from lamina.oci.formats.models import Descriptor
+    from lamina.oci.formats.platforms import Platform
     from lamina.oci.registry.client import Registry
     from lamina.pool import ImportReport, Pool
 

@@ -5,7 +5,7 @@ import stat
 from lamina.errors import LaminaError
 from lamina.fs.types import ROOT_INO
 from lamina.fs.view import TreeView
-from lamina.oci.platforms import local_platform
+from lamina.oci.formats.platforms import local_platform
 
 _PROGRAMS = (b"bin/sh", b"usr/bin/env", b"bin/busybox", b"sbin/init", b"usr/lib/os-release", b"lib/libc.so.6")
 _FOLDERS = (b"bin", b"usr/bin", b"usr/local/bin", b"usr/lib", b"lib64", b"lib", b"")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from lamina.errors import OciError
 from lamina.ingest import tar
-from lamina.oci.blobs import GZIP_MAGIC, BlobReader, layer_limit, open_tar
-from lamina.oci.documents import MAX_CONFIG
-from lamina.oci.files import MAX_MEMBERS, Links, member_path, named_by_content
-from lamina.oci.intake import Session
-from lamina.oci.source import Image
-from lamina.oci.zstdframes import MAGIC as ZSTD_MAGIC
+from lamina.oci.formats.documents import MAX_CONFIG
+from lamina.oci.formats.zstdframes import MAGIC as ZSTD_MAGIC
+from lamina.oci.incoming.blobs import GZIP_MAGIC, BlobReader, layer_limit, open_tar
+from lamina.oci.incoming.files import MAX_MEMBERS, Links, member_path, named_by_content
+from lamina.oci.incoming.intake import Session
+from lamina.oci.incoming.source import Image
 from lamina.pool.names import printable
 
 if TYPE_CHECKING:

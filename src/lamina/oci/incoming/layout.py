@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from lamina.errors import OciError
-from lamina.oci.documents import MAX_CONFIG, MAX_DOCUMENT, Fields, parse_json
-from lamina.oci.files import Files, read_file
-from lamina.oci.listing import Listed
-from lamina.oci.models import (
+from lamina.oci.formats.documents import MAX_CONFIG, MAX_DOCUMENT, Fields, parse_json
+from lamina.oci.formats.models import (
     Descriptor,
     Index,
     Manifest,
@@ -17,8 +15,10 @@ from lamina.oci.models import (
     parse_config,
     parse_manifest,
 )
-from lamina.oci.platforms import Platform
-from lamina.oci.source import Image, LayerBlob
+from lamina.oci.formats.platforms import Platform
+from lamina.oci.incoming.files import Files, read_file
+from lamina.oci.incoming.listing import Listed
+from lamina.oci.incoming.source import Image, LayerBlob
 from lamina.pool.names import printable
 
 LAYOUT, INDEX = "oci-layout", "index.json"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from lamina.errors import UsageError
-from lamina.oci.compressing import CompressedStream, check_level
+from lamina.oci.outgoing.compressing import CompressedStream, check_level
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lamina.errors import LaminaError, OciError, SourceError, UsageError
-from lamina.oci.intake import JOBS, Streams, check_image, run_together, take_layers
-from lamina.oci.listing import Store, select
-from lamina.oci.origins import FilesOrigin, StreamOrigin, open_store
-from lamina.oci.passing import PassingArchive
-from lamina.oci.platforms import Platform
+from lamina.oci.formats.platforms import Platform
+from lamina.oci.incoming.intake import JOBS, Streams, check_image, run_together, take_layers
+from lamina.oci.incoming.listing import Store, select
+from lamina.oci.incoming.origins import FilesOrigin, StreamOrigin, open_store
+from lamina.oci.incoming.passing import PassingArchive
+from lamina.oci.incoming.source import Image
 from lamina.oci.registry.reference import parse_reference
-from lamina.oci.source import Image
 from lamina.pool.names import printable, split_snapshot
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from lamina.errors import DamagedData, LaminaError, OciError
 from lamina.fs.imagearea import ImageArea
 from lamina.fs.view import StoredTree, TreeView
-from lamina.oci.holding import held
-from lamina.oci.machine import architecture_of
-from lamina.oci.models import Descriptor, Manifest, parse_config, parse_manifest
-from lamina.oci.rootfstar import RootTar
-from lamina.oci.streams import readable
+from lamina.oci.formats.models import Descriptor, Manifest, parse_config, parse_manifest
+from lamina.oci.outgoing.holding import held
+from lamina.oci.outgoing.machine import architecture_of
+from lamina.oci.outgoing.rootfstar import RootTar
+from lamina.oci.outgoing.streams import readable
 from lamina.pool.names import check_name, printable
 
 if TYPE_CHECKING:

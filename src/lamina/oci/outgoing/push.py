@@ -13,15 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lamina.errors import LaminaError, OciError, RegistryError
-from lamina.oci.compressing import CompressedStream
-from lamina.oci.forms import known_forms
+from lamina.oci.formats.models import DOCKER_MANIFEST, digest_of
+from lamina.oci.incoming.intake import Streams, run_together
+from lamina.oci.incoming.states import COMPLETE, DOWNLOADING, EXISTS, WAITING, LayerWatcher, Nobody
 from lamina.oci.inspecting import SOURCE, repository_of
-from lamina.oci.intake import Streams, run_together
-from lamina.oci.manifests import OutgoingBlob, layer_type, make_manifest
-from lamina.oci.models import DOCKER_MANIFEST, digest_of
-from lamina.oci.outgoing import OutgoingImage, OutgoingLayer, outgoing
-from lamina.oci.packing import Packing
-from lamina.oci.states import COMPLETE, DOWNLOADING, EXISTS, WAITING, LayerWatcher, Nobody
+from lamina.oci.outgoing.compressing import CompressedStream
+from lamina.oci.outgoing.forms import known_forms
+from lamina.oci.outgoing.image import OutgoingImage, OutgoingLayer, outgoing
+from lamina.oci.outgoing.manifests import OutgoingBlob, layer_type, make_manifest
+from lamina.oci.outgoing.packing import Packing
 from lamina.pool.importing.imageindex import Blob, remember_blob
 from lamina.pool.names import printable
 

@@ -12,9 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from lamina.errors import OciError
-from lamina.oci.ahead import ReadAhead
-from lamina.oci.blobs import BlobReader, layer_limit, open_tar
-from lamina.oci.models import (
+from lamina.oci.formats.models import (
     Config,
     Manifest,
     check_layer_count,
@@ -22,8 +20,10 @@ from lamina.oci.models import (
     parse_config,
     parse_manifest,
 )
-from lamina.oci.source import Image, LayerBlob
-from lamina.oci.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING, LayerWatcher, Nobody
+from lamina.oci.incoming.ahead import ReadAhead
+from lamina.oci.incoming.blobs import BlobReader, layer_limit, open_tar
+from lamina.oci.incoming.source import Image, LayerBlob
+from lamina.oci.incoming.states import COMPLETE, DOWNLOADING, EXISTS, STORING, WAITING, LayerWatcher, Nobody
 from lamina.pool.names import split_snapshot
 
 if TYPE_CHECKING:

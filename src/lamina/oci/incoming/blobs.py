@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from lamina.errors import LaminaError, OciError
-from lamina.oci.models import check_layer_type
-from lamina.oci.zstdframes import MAGIC as ZSTD_MAGIC
-from lamina.oci.zstdframes import MAX_WINDOW, FrameWalker
+from lamina.oci.formats.models import check_layer_type
+from lamina.oci.formats.zstdframes import MAGIC as ZSTD_MAGIC
+from lamina.oci.formats.zstdframes import MAX_WINDOW, FrameWalker
 from lamina.pool.units import format_size
 
 if TYPE_CHECKING:

@@ -10,15 +10,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from lamina.errors import LaminaError, OciError, UsageError
-from lamina.oci.archives import ArchiveWriter
-from lamina.oci.forms import known_forms
-from lamina.oci.intake import Streams, run_together
-from lamina.oci.layoutwriting import INDEX_FILE, LAYOUT, LAYOUT_FILE, LayoutWriter, blob_path, index_entry, make_index
-from lamina.oci.manifests import OutgoingBlob, layer_type, make_manifest
-from lamina.oci.models import OCI_INDEX, digest_of
-from lamina.oci.outgoing import OutgoingImage, OutgoingLayer, outgoing
-from lamina.oci.outputs import Output, open_output
-from lamina.oci.packing import Packing
+from lamina.oci.formats.models import OCI_INDEX, digest_of
+from lamina.oci.incoming.intake import Streams, run_together
+from lamina.oci.outgoing.archives import ArchiveWriter
+from lamina.oci.outgoing.forms import known_forms
+from lamina.oci.outgoing.image import OutgoingImage, OutgoingLayer, outgoing
+from lamina.oci.outgoing.layoutwriting import (
+    INDEX_FILE,
+    LAYOUT,
+    LAYOUT_FILE,
+    LayoutWriter,
+    blob_path,
+    index_entry,
+    make_index,
+)
+from lamina.oci.outgoing.manifests import OutgoingBlob, layer_type, make_manifest
+from lamina.oci.outgoing.outputs import Output, open_output
+from lamina.oci.outgoing.packing import Packing
 from lamina.pool.importing.imageindex import Blob, remember_blob
 from lamina.pool.names import printable
 

@@ -1,0 +1,1 @@
+"""What documents of images say: manifests, indexes, configs, platforms; all of it from outside."""
