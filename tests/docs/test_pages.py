@@ -10,7 +10,7 @@ import pytest
 from lamina.cli import commands
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "docs/tutorial.md", "docs/reference.md", "docs/images.md"]
+PAGES = ["README.md", "docs/tutorial.md", "docs/reference.md", "docs/images.md", "docs/sync.md"]
 COMMAND = re.compile(r"(?:^ {4}(?:.*\| )?|`(?:…? ?\\?\| )?)(lamina [^`#\n]*)", re.MULTILINE)
 
 

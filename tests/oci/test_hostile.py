@@ -476,7 +476,7 @@ def test_a_stream_that_is_an_endless_archive_of_documents(tank: Tank) -> None:
     assert "has more than 64 MiB of documents" in message
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("LAMINA_MUTATIONS", "40"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("LAMINA_ARCHIVES", "40"))))
 def test_archives_with_bytes_changed(tank: Tank, tmp_path: Path, seed: int) -> None:
     """Whatever a flipped, lost or doubled piece makes of an archive: it is taken, or refused in one line."""
     rng = random.Random(seed)
