@@ -3,6 +3,7 @@
 ``Oracle`` is a model of its own: a dictionary of paths, changed member by member, that knows no inode and no tar.
 """
 
+import contextlib
 import io
 import stat
 import tarfile
@@ -168,6 +169,10 @@ class Refused(Exception):
     """No unpacker of sound mind would take this."""
 
 
+class NoDirectory(Refused):
+    """A member below something that is no directory."""
+
+
 Path = tuple[bytes, ...]
 
 
@@ -188,7 +193,8 @@ class Oracle:
         parts = split(op.path)
         last = parts[-1] if parts else b""
         if last.startswith(b".wh."):
-            self._whiteout(self._below(parts[:-1], touch=False), last)
+            with contextlib.suppress(NoDirectory):  # nothing is below it
+                self._whiteout(self._below(parts[:-1], touch=False), last)
             return
         if op.kind == "dir":
             path = (*self._below(parts[:-1]), last) if parts else ()
@@ -274,7 +280,7 @@ class Oracle:
                 left = [part for part in thing.content.split(b"/") if part not in (b"", b".")] + left
                 continue
             if thing.kind != "dir":
-                raise Refused("below a file")
+                raise NoDirectory("below a file")
             here = path
             if touch:
                 self.since[path] = self.layer

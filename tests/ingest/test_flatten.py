@@ -223,9 +223,15 @@ def test_hard_links_to_nothing_and_to_directories(shop: Shop) -> None:
 
 
 def test_a_member_below_a_file(shop: Shop) -> None:
-    for upper in (file(b"other/x"), folder(b"other/x"), file(b"other/.wh.x")):
+    for upper in (file(b"other/x"), folder(b"other/x")):
         with pytest.raises(SourceError, match="no directory"):
             unpacked(shop, LOWER, (upper,))
+
+
+def test_a_whiteout_below_a_file(shop: Shop) -> None:
+    """umoci writes whiteouts of all that was in a directory which becomes a file."""
+    for upper in ((file(b"other/.wh.x"),), (file(b"d"), file(b"d/.wh.s")), (file(b"d"), file(b"d/.wh..wh..opq"))):
+        assert unpacked(shop, LOWER, upper) == modelled(LOWER, upper)
 
 
 # -- names, types ---------------------------------------------------------------------------------------------------

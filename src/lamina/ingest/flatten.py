@@ -115,7 +115,10 @@ class Flattening:
         self._tree.change(member, target)
 
     def _whiteout(self, member: tar.Member, parts: list[bytes], name: bytes) -> None:
-        folder = self._parent(parts, member, touched=False)
+        try:
+            folder = self._parent(parts, member, touched=False)
+        except _NoDirectory:
+            return  # umoci writes one for each name of a directory that has become a file: nothing is left to hide
         hidden = name[len(_WHITEOUT) :]
         if name == _OPAQUE:
             self._hide_below(folder)
@@ -186,7 +189,7 @@ class Flattening:
                 entry = self._tree.make_folder(folder, part)
             elif not isinstance(entry, Folder):
                 if entry_type(entry) != stat.S_IFLNK:
-                    raise SourceError(
+                    raise _NoDirectory(
                         f"tar member {printable(member.name)} lies below {printable(part)}, which is no directory"
                     )
                 followed += 1
@@ -203,6 +206,10 @@ class Flattening:
             if touched:
                 folder.layer = self._tree.layer
         return folder
+
+
+class _NoDirectory(SourceError):
+    """A member lies below something that is no directory."""
 
 
 def _spread(runs: list[Run], segments: list[tuple[int, int]]) -> list[Run]:
