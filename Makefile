@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make demo    build two small Debian systems, put both in a pool, show what is saved, run Python from the mount"
 	@echo "make test    lint, types and tests"
-	@echo "make bench   measure against squashfs and borg on real PyTorch images (CORPUS=DIR SCRATCH=DIR RUNS=N; 60 GB, hours)"
+	@echo "make bench   measure against squashfs, borg, skopeo and others on real PyTorch images (CORPUS=DIR SCRATCH=DIR RUNS=N; 60 GB, hours)"
 	@echo "make venv    only the virtual environment ($(VENV))"
 	@echo "make format  let ruff put the code in order"
 	@echo "make clean   remove the environment and every cache"
@@ -51,12 +51,21 @@ corpus: $(STAMP)
 	$(BIN)/python -m benchmarks.corpus "$(CORPUS)"
 
 bench: corpus
-	@bash scripts/apt-need.sh mksquashfs=squashfs-tools squashfuse=squashfuse borg=borgbackup fusermount3=fuse3
+	@bash scripts/apt-need.sh mksquashfs=squashfs-tools squashfuse=squashfuse borg=borgbackup fusermount3=fuse3 \
+		restic=restic rsync=rsync skopeo=skopeo umoci=umoci containerd=containerd docker-registry=docker-registry
 	$(BIN)/python -m benchmarks.space --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --peers squashfs,borg
 	$(BIN)/python -m benchmarks.imports --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
 	$(BIN)/python -m benchmarks.read --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
 	$(BIN)/python -m benchmarks.latency --scratch "$(SCRATCH)" --image "$(CORPUS)/img-2.8.0"
 	$(BIN)/python -m benchmarks.index --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs 1
+	$(BIN)/python -m benchmarks.scrub --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --images 2.8.0 --runs $(RUNS)
+	$(BIN)/python -m benchmarks.gc --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
+	$(BIN)/python -m benchmarks.snapshots --scratch "$(SCRATCH)" --image "$(CORPUS)/img-2.8.0"
+	$(BIN)/python -m benchmarks.growth --scratch "$(SCRATCH)"
+	$(BIN)/python -m benchmarks.layered --corpus "$(CORPUS)" --output "$(SCRATCH)/layered"
+	$(BIN)/python -m benchmarks.images --layered "$(SCRATCH)/layered" --scratch "$(SCRATCH)" --runs $(RUNS)
+	$(BIN)/python -m benchmarks.replication --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
+	$(BIN)/python -m benchmarks.sync --corpus "$(CORPUS)" --scratch "$(SCRATCH)" --runs $(RUNS)
 
 clean:
 	rm -rf "$(VENV)" .cache .pytest_cache .hypothesis

@@ -165,7 +165,9 @@ def _registry(scratch: Path, storage: Path) -> Iterator[str]:
         f"storage: {{filesystem: {{rootdirectory: {storage}}}}}\n"
         f"http: {{addr: '127.0.0.1:{port}'}}\n"
     )
-    with subprocess.Popen(["docker-registry", "serve", settings], stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        ["docker-registry", "serve", settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             _wait_for(lambda: _answers(f"http://127.0.0.1:{port}/v2/"))
             yield f"127.0.0.1:{port}"
