@@ -1,12 +1,17 @@
 """Two pools that know each other only by streams."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lamina.pool import Pool
 from tests.pool.trees import Library, make_library
+from tests.replication.machines import Edge, edge, sshd_missing
+
+Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -34,3 +39,26 @@ def back(place: Path, tank: Pool) -> Iterator[Pool]:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     """Small trees that share files with each other."""
     return make_library(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[Edge]:
+    """The host ``edge``, with a pool ``backup``."""
+    if (reason := sshd_missing()) is not None:
+        pytest.skip(reason)
+    with edge(tmp_path / "edge") as host:
+        made = host.run("lamina", "pool", "create", "backup", host.place / "backup")
+        assert (made.returncode, made.stderr) == (0, "")
+        yield host
+
+
+@pytest.fixture
+def shell(there: Edge) -> Shell:
+    """What a user here types, with ``edge`` in the configuration of ssh."""
+
+    def typed(line: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "PATH": f"{there.programs}:{os.environ['PATH']}"}
+        words = ["bash", "-c", f"set -o pipefail; {line}"]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+
+    return typed

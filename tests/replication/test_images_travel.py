@@ -4,8 +4,7 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +12,7 @@ from lamina.pool import Pool
 from lamina.pool.importing.imageindex import image_area
 from lamina.pool.importing.layered import LayeredImport
 from tests.oci.building import BuiltImage, digest_of, directory, file, hard_link, layer, whiteout
-from tests.replication.machines import Edge, edge, sshd_missing
+from tests.replication.machines import Edge
 from tests.replication.sync.kit import sync
 
 NOISE = [bytes([number]) + os.urandom(400_000) for number in range(3)]
@@ -48,24 +47,11 @@ def is_whole(pool: Pool, name: str, image: BuiltImage) -> None:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Iterator[Edge]:
-    """The host ``edge``, with a pool ``backup``."""
-    if (reason := sshd_missing()) is not None:
-        pytest.skip(reason)
-    with edge(tmp_path / "edge") as host:
-        made = host.run("lamina", "pool", "create", "backup", host.place / "backup")
-        assert (made.returncode, made.stderr) == (0, "")
-        yield host
-
-
-@pytest.fixture
-def lamina(there: Edge) -> Lamina:
-    """A command line here, with ``edge`` in the configuration of ssh."""
+def lamina(shell: Callable[[str], "subprocess.CompletedProcess[str]"]) -> Lamina:
+    """A command line here, which has to succeed, with ``edge`` in the configuration of ssh."""
 
     def typed(line: str) -> str:
-        environment = {**os.environ, "PATH": f"{there.programs}:{os.environ['PATH']}"}
-        words = ["bash", "-c", f"set -o pipefail; {line}"]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        done = shell(line)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

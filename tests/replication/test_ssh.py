@@ -5,42 +5,17 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from lamina.pool import Pool
 from tests.pool.damaging import flip_byte, pack_path
 from tests.pool.trees import Library, write_tree
 from tests.replication.kit import contents, same_datasets, send, sound
-from tests.replication.machines import Edge, edge, sshd_missing
+from tests.replication.machines import Edge
 from tests.replication.test_round_trip import family
 
 Shell = Callable[[str], "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def there(tmp_path: Path) -> Iterator[Edge]:
-    """The host ``edge``, with a pool ``backup``."""
-    if (reason := sshd_missing()) is not None:
-        pytest.skip(reason)
-    with edge(tmp_path / "edge") as host:
-        made = host.run("lamina", "pool", "create", "backup", host.place / "backup")
-        assert (made.returncode, made.stderr) == (0, "")
-        yield host
-
-
-@pytest.fixture
-def shell(there: Edge) -> Shell:
-    """What a user here types, with ``edge`` in the configuration of ssh."""
-
-    def typed(line: str) -> "subprocess.CompletedProcess[str]":
-        environment = {**os.environ, "PATH": f"{there.programs}:{os.environ['PATH']}"}
-        words = ["bash", "-c", f"set -o pipefail; {line}"]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
-
-    return typed
 
 
 def ran(done: "subprocess.CompletedProcess[str]") -> str:

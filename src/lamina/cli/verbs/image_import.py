@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lamina.cli.command import JSON, Arguments, Command, Option
+from lamina.cli.imageflags import jobs_of, layer_limit_of
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.cli.progress import ProgressBar, summary_rows
 from lamina.cli.typed import command
@@ -17,11 +18,9 @@ from lamina.errors import (
     LaminaError,
     NotFound,
     OciError,
-    PropertyError,
     UsageError,
 )
 from lamina.pool.names import check_snapshot_name, pool_of_name, printable
-from lamina.pool.units import parse_size
 
 if TYPE_CHECKING:
     from lamina.ingest.progress import Progress
@@ -53,7 +52,7 @@ def run(arguments: Arguments) -> int:
     """Import one or more images."""
     pairs = _pairs(arguments.operands)
     format_ = _format(arguments.value("format"))
-    jobs = _jobs(arguments.value("jobs"))
+    jobs = jobs_of(arguments, 1)
     choice = _choice(arguments, len(pairs))
     _check([name for _, name in pairs if name is not None])
     json = arguments.has("json")
@@ -142,22 +141,11 @@ def _choice(arguments: Arguments, sources: int) -> "Choice":
     from lamina.oci.formats.platforms import parse_platform
     from lamina.oci.incoming.importing import Choice
 
-    image, platform, limit = (arguments.value(name) for name in ("image", "platform", "max-layer-size"))
+    image, platform = arguments.value("image"), arguments.value("platform")
     if image is not None and sources > 1:
         raise UsageError("--image chooses one image of one source: import several sources one after the other")
-    try:
-        most = None if limit is None else parse_size(limit)
-    except PropertyError as error:
-        raise UsageError(f"invalid --max-layer-size: {error}") from None
+    most = layer_limit_of(arguments)
     return Choice(image, None if platform is None else parse_platform(platform), limit=most)
-
-
-def _jobs(word: str | None) -> int:
-    if word is None:
-        return 1
-    if not (word.isascii() and word.isdigit() and 1 <= int(word) <= 64):
-        raise UsageError(f"invalid number of jobs '{word}': 1 to 64 is expected")
-    return int(word)
 
 
 def _check(names: list[str]) -> None:

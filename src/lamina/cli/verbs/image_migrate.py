@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lamina.cli.command import JSON, PARSABLE, SCRIPTED, Arguments, Command, Option
+from lamina.cli.imageflags import layer_limit_of, pool_meant
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.cli.pools import Pools
 from lamina.cli.progress import ProgressBar
-from lamina.errors import NotFound, PropertyError, UsageError
-from lamina.pool.names import check_dataset_name, pool_of_name, printable
-from lamina.pool.units import format_size, parse_size
+from lamina.errors import UsageError
+from lamina.pool.names import check_dataset_name, printable
+from lamina.pool.units import format_size
 
 if TYPE_CHECKING:
     from lamina.oci.incoming.importing import Choice
@@ -38,7 +39,7 @@ def run(arguments: Arguments) -> int:
         check_dataset_name(dest, "migrate")
     dry_run = arguments.has("dry-run")
     choice = _choice(arguments)
-    pool_name = _pool_name(arguments.value("pool"), dest)
+    pool_name = pool_meant(arguments.value("pool"), dest, "migrate to")
     from lamina.oci.migrate.migrating import FAILED, LEFT, How, Migration
     from lamina.oci.migrate.sources import open_source
     from lamina.pool.importing.tags import images_dataset
@@ -152,30 +153,8 @@ def _choice(arguments: Arguments) -> "Choice":
     from lamina.oci.formats.platforms import parse_platform
     from lamina.oci.incoming.importing import Choice
 
-    platform, limit = arguments.value("platform"), arguments.value("max-layer-size")
-    try:
-        most = None if limit is None else parse_size(limit)
-    except PropertyError as error:
-        raise UsageError(f"invalid --max-layer-size: {error}") from None
-    return Choice(None, None if platform is None else parse_platform(platform), limit=most)
-
-
-def _pool_name(given: str | None, dest: str | None) -> str:
-    """The pool that is meant: of DEST, of --pool, or the only one there is."""
-    if dest is not None:
-        if given is not None and given != pool_of_name(dest):
-            raise UsageError(f"DEST is in the pool '{printable(pool_of_name(dest))}': leave out --pool")
-        return pool_of_name(dest)
-    if given is not None:
-        return given
-    from lamina.pool import pool_names
-
-    known = sorted(pool_names())
-    if not known:
-        raise NotFound("no pool to migrate to: make one with 'lamina pool create NAME DIRECTORY'")
-    if len(known) > 1:
-        raise UsageError(f"there are several pools ({', '.join(known)}): say which with --pool, or name DEST")
-    return known[0]
+    platform = arguments.value("platform")
+    return Choice(None, None if platform is None else parse_platform(platform), limit=layer_limit_of(arguments))
 
 
 COMMAND = Command(

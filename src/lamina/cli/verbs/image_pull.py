@@ -4,14 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lamina.cli.command import JSON, Arguments, Command, Option
+from lamina.cli.imageflags import jobs_of, layer_limit_of, pool_meant
 from lamina.cli.layerprogress import LayerLines
 from lamina.cli.output import Column, complain, print_json, print_table
 from lamina.cli.pools import Pools
 from lamina.cli.progress import summary_rows
 from lamina.cli.registryflags import REGISTRY_FLAGS, registry_options_of
-from lamina.errors import NotFound, OciError, PropertyError, UsageError
-from lamina.pool.names import pool_of_name, printable, split_snapshot
-from lamina.pool.units import parse_size
+from lamina.errors import OciError, UsageError
+from lamina.pool.names import printable, split_snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def run(arguments: Arguments) -> int:
         dest,
         parse_platform(word) if word is not None else None,
         arguments.has("force"),
-        _jobs(arguments.value("jobs")),
-        _limit(arguments.value("max-layer-size")),
+        jobs_of(arguments, _JOBS),
+        layer_limit_of(arguments),
     )
     # What is wrong with the pool is said before a registry is asked.
-    pool_name = _pool_name(arguments.value("pool"), dest)
+    pool_name = pool_meant(arguments.value("pool"), dest, "pull into")
     options = registry_options_of(arguments, reference.host)
     from lamina.oci.registry.client import Registry
 
@@ -176,41 +176,6 @@ def _as_json(one: "Pulled") -> dict[str, Any]:
         "layers": layers,
         "report": asdict(one.report) if one.report is not None else None,
     }
-
-
-def _pool_name(given: str | None, dest: str | None) -> str:
-    """The pool that is meant: of DEST, of --pool, or the only one there is."""
-    if dest is not None:
-        if given is not None and given != pool_of_name(dest):
-            raise UsageError(f"DEST is in the pool '{printable(pool_of_name(dest))}': leave out --pool")
-        return pool_of_name(dest)
-    if given is not None:
-        return given
-    from lamina.pool import pool_names
-
-    known = sorted(pool_names())
-    if not known:
-        raise NotFound("no pool to pull into: make one with 'lamina pool create NAME DIRECTORY'")
-    if len(known) > 1:
-        raise UsageError(f"there are several pools ({', '.join(known)}): say which with --pool, or name DEST")
-    return known[0]
-
-
-def _jobs(word: str | None) -> int:
-    if word is None:
-        return _JOBS
-    if not (word.isascii() and word.isdigit() and 1 <= int(word) <= 64):
-        raise UsageError(f"invalid number of jobs '{printable(word)}': 1 to 64 is expected")
-    return int(word)
-
-
-def _limit(word: str | None) -> int | None:
-    if word is None:
-        return None
-    try:
-        return parse_size(word)
-    except PropertyError as error:
-        raise UsageError(f"invalid --max-layer-size: {error}") from None
 
 
 def _warn_of_full(name: str, capacity: int) -> None:
