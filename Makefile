@@ -33,7 +33,7 @@ lint: $(STAMP)
 # fusermount3 for mounts of other users, setfacl to make trees that carry ACLs; the others are what images and streams
 # have to get along with. A test whose program cannot be had says so and is skipped.
 PEERS := fusermount3=fuse3 setfacl=acl skopeo=skopeo umoci=umoci containerd=containerd runc=runc \
-	docker-registry=docker-registry htpasswd=apache2-utils openssl=openssl podman=podman \
+	docker-registry=docker-registry htpasswd=apache2-utils openssl=openssl podman=podman buildah=buildah \
 	sshd=openssh-server ssh=openssh-client gpg=gnupg age=age ip=iproute2 rsync=rsync
 
 test: lint
