@@ -1,11 +1,34 @@
 """Options that verbs which take container images in have in common: the pool, layers at once, a layer's limit."""
 
+from typing import TypeVar
+
 from lamina.cli.command import Arguments
 from lamina.errors import NotFound, PropertyError, UsageError
 from lamina.pool.names import pool_of_name, printable
 from lamina.pool.units import parse_size
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamina.cli.pools import Pools
+    from lamina.pool import Pool
+
+Default = TypeVar("Default", int, None)
+
 _MOST_JOBS = 64
+
+
+def one_image(arguments: Arguments) -> str:
+    """The one image that is named. Raises ``UsageError``."""
+    if not arguments.operands:
+        raise UsageError("missing image argument")
+    if len(arguments.operands) > 1:
+        raise UsageError("too many arguments")
+    return arguments.operands[0]
+
+
+def holder_of(pools: "Pools", name: str) -> "Pool":
+    """The pool of an image that is to be looked at. Raises ``NotFound``, which says where to look."""
+    return pools.of(name, f"cannot open '{name}': no such image; 'lamina image list' shows those that there are")
 
 
 def pool_meant(given: str | None, dest: str | None, doing: str) -> str:
@@ -29,7 +52,7 @@ def pool_meant(given: str | None, dest: str | None, doing: str) -> str:
     return known[0]
 
 
-def jobs_of(arguments: Arguments, default: int) -> int:
+def jobs_of(arguments: Arguments, default: Default) -> int | Default:
     """What ``--jobs`` says. Raises ``UsageError``."""
     word = arguments.value("jobs")
     if word is None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from pyroaring import BitMap64
 
-from lamina.errors import AccessDenied, DamagedData, LaminaError, NoSpace
-from lamina.pool import files
+from lamina.errors import DamagedData
+from lamina.pool.collecting.reading import pin, reading
 from lamina.replication.messages import End, SnapshotEnd
 from lamina.replication.planning import Part, Plan, Request, plan_resume, plan_send
 from lamina.replication.reading import RecordReader
 from lamina.replication.stream import Frame, Sink, StreamWriter
 from lamina.replication.tokens import Token
-from lamina.store.lease import Lease
 
 if TYPE_CHECKING:
     from lamina.pool.pool import Pool
@@ -41,12 +40,7 @@ def planned(pool: "Pool", what: Request | Token | Callable[[], Plan], have: BitM
     Raises ``NotFound``, ``LaminaError``.
     """
     database = pool.store.database
-    lease: Lease | None = None
-    if pool.writable:
-        with contextlib.suppress(AccessDenied, NoSpace):
-            mode = pool._marker.file_mode
-            lease = Lease(pool.path / files.LEASES, database, pool._catalogue.epoch, mode, kind="read")
-    try:
+    with reading(pool) as lease:
         while True:
             txg = pool._catalogue.meta("txg")
             if callable(what):
@@ -63,23 +57,9 @@ def planned(pool: "Pool", what: Request | Token | Callable[[], Plan], have: BitM
                 if pool._catalogue.meta("txg") != txg:
                     continue
                 roots = {part.row for part in plan.parts if part.row is not None}
-                database.execute_many(
-                    "INSERT INTO pin(lease, root) VALUES (?, ?)", [(lease.name, root) for root in roots]
-                )
+                pin(database, lease.name, roots)
             break
         yield plan
-    finally:
-        if lease is not None:
-            lease.close()
-            _collect(pool)
-
-
-def _collect(pool: "Pool") -> None:
-    """What only the pins kept is freed in the background."""
-    from lamina.pool.collecting.background import Background
-
-    with contextlib.suppress(LaminaError):
-        Background(pool).start()
 
 
 def write_stream(pool: "Pool", plan: Plan, sink: Sink, progress: Progress | None = None) -> SendReport:

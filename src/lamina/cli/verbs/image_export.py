@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lamina.cli.command import JSON, Arguments, Command, Option
+from lamina.cli.imageflags import one_image
 from lamina.cli.output import complain, print_json
 from lamina.cli.progress import ProgressBar
 from lamina.errors import AccessDenied, NoSpace, UsageError
@@ -18,11 +19,7 @@ if TYPE_CHECKING:
 
 def run(arguments: Arguments) -> int:
     """Export one image."""
-    if not arguments.operands:
-        raise UsageError("missing image argument")
-    if len(arguments.operands) > 1:
-        raise UsageError("too many arguments")
-    name = arguments.operands[0]
+    name = one_image(arguments)
     format_ = _format(arguments.value("format"))
     output = arguments.value("output")
     json = arguments.has("json")

@@ -3,9 +3,9 @@
 import time
 
 from lamina.cli.command import JSON, SCRIPTED, Arguments, Command, Option
+from lamina.cli.imageflags import holder_of, one_image
 from lamina.cli.output import Column, print_json, print_table
 from lamina.cli.pools import Pools
-from lamina.errors import UsageError
 from lamina.pool.units import format_size
 
 TYPE_CHECKING = False
@@ -19,15 +19,11 @@ _COLUMNS = (Column("CREATED"), Column("CREATED BY"), Column("SIZE", right=True, 
 
 def run(arguments: Arguments) -> int:
     """Print how one image was made."""
-    if not arguments.operands:
-        raise UsageError("missing image argument")
-    if len(arguments.operands) > 1:
-        raise UsageError("too many arguments")
-    name = arguments.operands[0]
+    name = one_image(arguments)
     from lamina.oci.inspecting import history, open_image
 
     with Pools() as pools:
-        pool = pools.of(name, f"cannot open '{name}': no such image; 'lamina image list' shows those that there are")
+        pool = holder_of(pools, name)
         steps = history(open_image(pool, name))
     steps.reverse()
     if arguments.has("json"):

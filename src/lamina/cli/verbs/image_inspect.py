@@ -4,21 +4,17 @@ import sys
 from typing import Any
 
 from lamina.cli.command import Arguments, Command, Option
+from lamina.cli.imageflags import holder_of, one_image
 from lamina.cli.pools import Pools
-from lamina.errors import UsageError
 
 
 def run(arguments: Arguments) -> int:
     """Print what is known of one image."""
-    if not arguments.operands:
-        raise UsageError("missing image argument")
-    if len(arguments.operands) > 1:
-        raise UsageError("too many arguments")
-    name = arguments.operands[0]
+    name = one_image(arguments)
     from lamina.oci import inspecting
 
     with Pools() as pools:
-        pool = pools.of(name, f"cannot open '{name}': no such image; 'lamina image list' shows those that there are")
+        pool = holder_of(pools, name)
         if arguments.has("raw"):
             raw = inspecting.raw_config(pool, name) if arguments.has("config") else inspecting.raw_manifest(pool, name)
             sys.stdout.flush()

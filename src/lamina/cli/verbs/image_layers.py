@@ -1,9 +1,9 @@
 """``lamina image layers``."""
 
 from lamina.cli.command import JSON, PARSABLE, SCRIPTED, Arguments, Command
+from lamina.cli.imageflags import holder_of, one_image
 from lamina.cli.output import Column, print_json, print_table
 from lamina.cli.pools import Pools
-from lamina.errors import UsageError
 from lamina.pool.units import format_size
 
 TYPE_CHECKING = False
@@ -21,16 +21,12 @@ _COLUMNS = (
 
 def run(arguments: Arguments) -> int:
     """List the layers of one image."""
-    if not arguments.operands:
-        raise UsageError("missing image argument")
-    if len(arguments.operands) > 1:
-        raise UsageError("too many arguments")
-    name = arguments.operands[0]
+    name = one_image(arguments)
     from lamina.oci.inspecting import check_image
     from lamina.oci.usage import layer_usage
 
     with Pools() as pools:
-        pool = pools.of(name, f"cannot open '{name}': no such image; 'lamina image list' shows those that there are")
+        pool = holder_of(pools, name)
         check_image(pool, name)
         layers = layer_usage(pool, name)
     if arguments.has("json"):

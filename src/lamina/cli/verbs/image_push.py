@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from lamina.cli.command import JSON, Arguments, Command, Option
+from lamina.cli.imageflags import jobs_of
 from lamina.cli.layerprogress import LayerLines
 from lamina.cli.output import complain, print_json
 from lamina.cli.registryflags import REGISTRY_FLAGS, registry_options_of
@@ -33,7 +34,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError("the digest follows from what is pushed: name a tag")
     compression = arguments.value("compression")
     packing = parse_packing(compression or "gzip", arguments.value("level"), None)
-    jobs = _jobs(arguments.value("jobs"))
+    jobs = jobs_of(arguments, None)
     check_snapshot_name(name, "push")
     options = registry_options_of(arguments, reference.host)
     from lamina.oci.registry.client import Registry
@@ -80,14 +81,6 @@ def _opened(name: str) -> "Pool":
         return pool_of(name)
     pool.command = command()
     return pool
-
-
-def _jobs(word: str | None) -> int | None:
-    if word is None:
-        return None
-    if not (word.isascii() and word.isdigit() and 1 <= int(word) <= 64):
-        raise UsageError(f"invalid number of jobs '{printable(word)}': 1 to 64 is expected")
-    return int(word)
 
 
 def _as_json(report: "PushReport") -> dict[str, object]:

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 from lamina.errors import RegistryError
+from lamina.oci.formats.models import digest_of
 from lamina.oci.registry.answer import Answer
 from lamina.oci.registry.authentication import Scope
 from lamina.oci.registry.credentials import Credentials, CredentialStore, Found
@@ -202,7 +203,7 @@ class Registry:
     def put_manifest(self, reference: Reference, raw: bytes, media_type: str) -> str:
         """Give a manifest or an index to the registry under a tag or its digest; returns the digest."""
         endpoint, doing = self._origin, f"cannot push {reference.familiar}"
-        digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        digest = digest_of(raw)
         if reference.digest is not None and _digest_like(reference.digest, raw) != reference.digest:
             raise RegistryError(f"{doing}: the manifest's digest is {digest}")
         answer = endpoint.send(
@@ -263,7 +264,7 @@ class Registry:
             raise endpoint.refusal(answer, f"cannot pull {reference.familiar}")
         said, media_type = answer.header("Docker-Content-Digest"), _media_type(answer)
         doing = f"cannot pull {reference.familiar}: {endpoint.name} sent a manifest"
-        digest = f"sha256:{hashlib.sha256(raw).hexdigest()}"
+        digest = digest_of(raw)
         if reference.digest is not None:
             computed = _digest_like(reference.digest, raw)
             if computed != reference.digest:

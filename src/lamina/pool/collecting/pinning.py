@@ -16,6 +16,7 @@ from lamina.errors import AccessDenied, InvalidName, LaminaError, NoSpace, NotFo
 from lamina.fs.view import TreeView
 from lamina.pool import files
 from lamina.pool.collecting.background import Background
+from lamina.pool.collecting.reading import pin
 from lamina.pool.pool import Pool
 from lamina.pool.values import Entry, PropertyValue
 from lamina.store.lease import Lease
@@ -87,9 +88,7 @@ class PinnedPool:
         with self._pool.store.database.transaction():
             root = self._pool.root(name)
             if root is not None:
-                self._pool.store.database.execute(
-                    "INSERT OR IGNORE INTO pin(lease, root) VALUES (?, ?)", (self._lease.name, root)
-                )
+                pin(self._pool.store.database, self._lease.name, (root,))
         return root
 
     def _unpin(self) -> None:

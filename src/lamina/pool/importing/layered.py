@@ -29,6 +29,7 @@ from lamina.ingest.progress import Progress, Tally
 from lamina.ingest.recorded import record_layer
 from lamina.ingest.tasks import Stopped
 from lamina.pool import files
+from lamina.pool.collecting.reading import pin
 from lamina.pool.figures.accounting import Accounting
 from lamina.pool.importing.gate import Gate, Visit
 from lamina.pool.importing.imageindex import find_layer
@@ -190,7 +191,7 @@ class LayeredImport:
             gone = database.query("SELECT id FROM object WHERE condemned IS NOT NULL AND condemned <> ?", (DAMAGED,))
             if not rows or not BitMap64(row for (row,) in gone).isdisjoint(BitMap64.deserialize(rows[0][0])):
                 return None
-            database.execute("INSERT OR IGNORE INTO pin(lease, root) VALUES (?, ?)", (self._writer.lease, root))
+            pin(database, self._writer.lease, (root,))
         located = self._pool.store.locate_ids([root])
         return _StoredLayer(ImageArea(StoredTree(located[0].key, self._pool.store.get)), diff_id)
 
